@@ -1,0 +1,160 @@
+"""Files that are whole or not there: atomic writes, digests, safe names, and a safetensors reader that checks what it reads."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+def cache_dir() -> Path:
+    """Where downloads and converted models live: `EFFACE_CACHE`, else `~/.cache/efface`."""
+    return Path(os.environ.get("EFFACE_CACHE") or Path.home() / ".cache" / "efface")
+
+
+def slug(name: str) -> str:
+    """A file name for any text: its ASCII letters and digits, plus eight digits of its sha256."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "x"
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for equal values: sorted keys, no spaces, no NaN. What digests of settings are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes beside `path`, flushes to disk and renames: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, atomically. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON.
+
+    Raises:
+        ArtefactError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise ArtefactError(f"{path} is not valid JSON ({e})") from None
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder that appears whole: yields a temporary sibling, renamed to `path` when the block ends without an error.
+
+    Raises:
+        InputError: `path` exists and is not empty, and `overwrite` is off.
+    """
+    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
+        raise InputError(f"output {path} exists already; choose another --out or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    os.chmod(work, 0o755)
+    try:
+        yield work
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+            os.replace(path, old / "old")
+            os.replace(work, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(work, path)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name` for a name read from a manifest.
+
+    Raises:
+        ArtefactError: The name is absolute or leads out of the folder.
+    """
+    target = (folder / name).resolve()
+    if Path(name).is_absolute() or not target.is_relative_to(folder.resolve()):
+        raise ArtefactError(f"{folder}: the manifest names {name!r}, which lies outside the folder")
+    return target
+
+
+def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file atomically, tensors made contiguous."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}) or None))
+
+
+def load_tensors(path: Path, *, finite: bool = True) -> "dict[str, Tensor]":
+    """Reads a safetensors file.
+
+    Raises:
+        ArtefactError: Missing, a pickle, corrupt or truncated, or (`finite`) with NaN or infinity in it.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix in PICKLES:
+        raise ArtefactError(f"{path}: pickled weights are refused; convert them to safetensors first")
+    if not path.is_file():
+        raise ArtefactError(f"{path} is missing")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise ArtefactError(f"{path} is not a whole safetensors file ({e})") from None
+    for name, t in tensors.items():
+        if finite and t.is_floating_point() and not torch.isfinite(t).all():
+            raise ArtefactError(f"{path}: tensor {name!r} has NaN or infinity in it")
+    return tensors
