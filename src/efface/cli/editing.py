@@ -1,0 +1,117 @@
+"""`efface erase | apply | undo | export`: edits made, folded in, taken back, carried elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..base.config import field_docs, from_mapping, parse_assignments
+from . import options as o
+
+if TYPE_CHECKING:
+    from ..deactivate.registry import Method
+
+
+def erase_app() -> typer.Typer:
+    """One subcommand a registered method, its config's fields in the help."""
+    from ..deactivate.registry import methods
+
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fit an eraser and write its edit: efface erase METHOD --help shows a method's settings.")
+    for method in methods():
+        app.command(method.name, help=_help(method))(_command(method))
+    return app
+
+
+def _help(method: "Method") -> str:
+    fields = field_docs(method.load_config())
+    settings = "\n\n".join(f"--set {name}=…  {text}" for name, text in fields.items())
+    return f"{method.paper}\n\n{settings}"
+
+
+def _command(method: "Method") -> Callable[..., None]:
+    def erase(
+        model: o.Model,
+        concept: o.Concepts,
+        out: o.Out,
+        sae: o.Saes = [],  # noqa: B006
+        settings: o.Settings = [],  # noqa: B006
+        search: Annotated[bool, typer.Option("--search", help="Choose the settings on the validation split.")] = False,
+        gated: Annotated[bool, typer.Option("--gated", help="Put a calibrated gate in front of the edit.")] = False,
+        seed: o.Seed = 0,
+        device: o.Device = "auto",
+        dtype: o.Dtype = "float32",
+        as_json: o.Json = False,
+    ) -> None:
+        from ..base.errors import InputError
+        from ..deactivate.concept import Concept
+        from ..deactivate.erase import erase as fit_edit
+
+        if out.exists():
+            raise InputError(f"--out {out} exists already; choose another name")
+        values = parse_assignments(settings)
+        if search:
+            values["search"] = True
+        from_mapping(method.load_config(), values, where=f"--set of {method.name}")
+        concepts = [Concept.load(c) for c in concept]
+        host = o.load_host(model, dtype, device)
+        saes = load_saes(sae)
+        edit = fit_edit(method.name, host, concepts, saes=saes, seed=seed, **values)
+        if gated:
+            from ..llm.gating import concept_gate
+
+            edit = edit.gated(concept_gate(host, concepts, saes))
+        edit.save(out)
+        summary = {"out": str(out), "eraser": method.name, "concepts": [c.name for c in concepts], "parts": [p.describe() for p in edit.parts]}
+        o.emit(summary, f"{method.name}: {', '.join(summary['concepts'])} -> {out}\n" + "\n".join(map(str, summary["parts"])), as_json)
+
+    return erase
+
+
+def load_saes(paths: list[Path]) -> list:
+    """The SAEs in and below `paths`."""
+    from ..sae import SAE
+
+    return [SAE.load(p) for p in o.sae_folders(paths)] if paths else []
+
+
+def apply(
+    edits: Annotated[list[Path], typer.Argument(help="Edit folders.")],
+    model: o.Model,
+    out: o.Out,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Apply to another base than the edit was made for; recorded in the ledger.")] = False,
+) -> None:
+    """Folds edits into the weights for good: DIR is an ordinary transformers checkpoint with a ledger beside it."""
+    from ..deactivate.edit import Edit
+    from ..deactivate.ledger import apply_edits
+
+    loaded = [Edit.load(e) for e in edits]
+    apply_edits(o.load_host(model, dtype, device), loaded, out, force=force)
+    typer.echo(f"applied {len(loaded)} edit(s) -> {out}\nundo: efface undo --model {out} --out BASE")
+
+
+def undo(
+    model: o.Model,
+    out: o.Out,
+    edits: Annotated[list[Path] | None, typer.Argument(help="Edits to take back; none: all of them.")] = None,
+) -> None:
+    """The base again, bit for bit, or the base with the other edits."""
+    from ..deactivate.ledger import undo_edits
+
+    undo_edits(Path(model), [str(e) for e in edits] if edits else None, out)
+    typer.echo(f"restored -> {out}")
+
+
+def export(
+    edit: Annotated[Path, typer.Argument(help="An edit folder.")],
+    out: o.Out,
+    format: Annotated[str, typer.Option("--format", help="lora, safetensors or diffusers.")] = "lora",
+) -> None:
+    """Writes an edit in another tool's format."""
+    from ..deactivate.edit import Edit
+    from ..deactivate.export import export_edit
+
+    export_edit(Edit.load(edit), out, format=format)
+    typer.echo(f"{format} -> {out}")

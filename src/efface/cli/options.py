@@ -1,0 +1,70 @@
+"""Options that several commands share, and the one way they print results."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..base.errors import InputError
+
+if TYPE_CHECKING:
+    from ..llm.host import Host
+
+Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `efface models`), a local folder or a hub id.")]
+OptionalModel = Annotated[str | None, typer.Option("--model", "-m", help="Another host than the one written in the SAE.")]
+Concepts = Annotated[list[str], typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.")]
+OneConcept = Annotated[str, typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file.")]
+Saes = Annotated[list[Path], typer.Option("--sae", help="An SAE folder, or a folder of SAE folders; may be repeated.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist.")]
+Edits = Annotated[list[Path], typer.Option("--edit", help="An edit folder; may be repeated.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+Settings = Annotated[list[str], typer.Option("--set", help="key=value of the method's or trainer's config; may be repeated.")]
+
+
+def resolve_device(device: str) -> str:
+    """`auto` → cuda where there is one."""
+    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        raise InputError(f"--device {device!r}: write auto, cpu or cuda")
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_host(model: str, dtype: str, device: str) -> "Host":
+    """The language model behind `model`."""
+    from ..llm.models import load_model
+
+    return load_model(model, dtype=dtype, device=resolve_device(device))
+
+
+def sae_folders(paths: list[Path]) -> list[Path]:
+    """Every SAE folder among `paths` and one or two levels below them."""
+    found: list[Path] = []
+    for path in paths:
+        if (path / "cfg.json").is_file():
+            found.append(path)
+            continue
+        below = sorted(p.parent for p in (*path.glob("*/cfg.json"), *path.glob("*/*/cfg.json")))
+        if not below:
+            raise InputError(f"--sae {path}: no SAE folder (cfg.json) there or below; make one with `efface train`")
+        found += below
+    return found
+
+
+def emit(value: Any, text: str, as_json: bool) -> None:
+    """Prints `value` as one JSON object, or `text`."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n" if as_json else text.rstrip() + "\n")
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    """A plain table: columns padded to their widest cell."""
+    widths = [max(len(r[i]) for r in [headers, *rows]) for i in range(len(headers))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [headers, *rows]]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
