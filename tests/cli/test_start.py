@@ -1,0 +1,43 @@
+"""What a user waits for before anything runs, and what an error looks like."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "numba", "matplotlib", "scipy", "sklearn")
+
+
+def run(*args, code=None):
+    command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "efface.cli.main", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("line", [["--help"], ["methods"], ["erase", "pisces", "--help"], ["train", "--help"], ["eval", "--help"]])
+def test_nothing_heavy_is_imported(line):
+    code = (
+        "import sys; from efface.cli.main import run; status = run({!r}); "
+        "heavy = [m for m in {!r} if m in sys.modules]; assert not heavy, heavy; sys.exit(status)"
+    ).format(line, HEAVY)
+    result = run(code=code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["features", "--sae", "nowhere", "--concept", "baseball"], "efface train"),
+        (["generate", "--model", "smolm2", "--prompt", "a", "--out", "{tmp}/x.txt"], "smollm2"),
+        (["erase", "pisces", "--model", "smollm2", "--concept", "basebal", "--out", "{tmp}/e"], "baseball"),
+        (["erase", "pisces", "--model", "smollm2", "--concept", "baseball", "--out", "{tmp}/e", "--set", "muu=3"], "mu"),
+        (["train", "--model", "smollm2", "--at", ",", "--out", "{tmp}/s"], "--at"),
+    ],
+)
+def test_bad_input_is_two_lines_and_status_2(line, says, tmp_path):
+    result = run(*[a.format(tmp=tmp_path) for a in line])
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert says in result.stderr
+    assert not list(tmp_path.iterdir())
