@@ -1,0 +1,116 @@
+"""Which kernels run, how they share the threads, and the buffers they reuse.
+
+`EFFACE_KERNELS` chooses: `auto` (default: numba where it is installed and the tensors lie on the
+CPU in float32 or float64, plain torch otherwise), `torch`, or `numba` (an error where numba is
+missing). Both give the same selections and agree in values to rounding. numba is imported at the
+first use of a kernel, not before.
+
+The kernels are serial functions over a range of rows or latents, run on a small thread pool: no
+second OpenMP runtime next to torch's, nothing to break in a forked process, and a result that
+depends neither on the number of threads nor on timing.
+"""
+
+import importlib.util
+import itertools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...base.errors import InputError
+
+__all__ = ["backend", "even_bounds", "run_ranges", "use_numba", "workspace"]
+
+_CHOICES = ("auto", "torch", "numba")
+_local = threading.local()
+
+
+@cache
+def _numba_installed() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+def backend() -> str:
+    """`numba` or `torch`: what CPU tensors are worked on with.
+
+    As `EFFACE_KERNELS` and the installation say.
+
+    Raises:
+        InputError: `EFFACE_KERNELS` holds an unknown word, or `numba` where numba is not installed.
+    """
+    choice = os.environ.get("EFFACE_KERNELS", "auto")
+    if choice not in _CHOICES:
+        raise InputError(f"EFFACE_KERNELS must be one of {', '.join(_CHOICES)}; found {choice!r}")
+    if choice == "numba" and not _numba_installed():
+        raise InputError("EFFACE_KERNELS=numba, but numba is not installed: pip install numba")
+    return "numba" if choice != "torch" and _numba_installed() else "torch"
+
+
+def use_numba(*tensors: Tensor) -> bool:
+    """Whether the compiled kernels can take these tensors (all on the CPU.
+
+    All float32 or all float64).
+    """
+    dtypes = {tensor.dtype for tensor in tensors}
+    return (
+        len(dtypes) == 1
+        and dtypes <= {torch.float32, torch.float64}
+        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and backend() == "numba"
+    )
+
+
+@cache
+def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
+    """A pool of the process `pid`.
+
+    A forked child does not inherit its parent's threads, so it gets its own.
+    """
+    return ThreadPoolExecutor(threads, thread_name_prefix="efface-kernel")
+
+
+def even_bounds(n: int) -> list[int]:
+    """Split `n` rows evenly over torch's thread count: `[0, …, n]`."""
+    threads = max(1, min(torch.get_num_threads(), n))
+    return [n * t // threads for t in range(threads + 1)]
+
+
+def run_ranges(kernel: Callable[..., Any], bounds: Sequence[int], *args: Any) -> None:
+    """Call `kernel(*args, lo, hi)` for each pair of neighbouring bounds, at the same time.
+
+    The last on this thread.
+    """
+    pairs = [(lo, hi) for lo, hi in itertools.pairwise(bounds) if lo < hi]
+    if not pairs:
+        return
+    waiting = []
+    if len(pairs) > 1:
+        pool = _pool(os.getpid(), len(pairs) - 1)
+        waiting = [pool.submit(kernel, *args, lo, hi) for lo, hi in pairs[:-1]]
+    try:
+        kernel(*args, *pairs[-1])
+    finally:
+        for future in waiting:
+            future.result()
+
+
+def workspace(name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+    """An uninitialised contiguous `[rows, columns]` buffer, one a thread and name.
+
+    Reused between calls.
+
+    A fresh buffer of the size of the pre-activations costs the kernel a page fault for every 4 kB,
+    each time. On other devices than the CPU torch's caching allocator does this already.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(rows, columns)
+    buffers = _local.__dict__.setdefault("buffers", {})
+    size = rows * columns
+    if name not in buffers or buffers[name].dtype != like.dtype or buffers[name].numel() < size:
+        buffers[name] = torch.empty(size, dtype=like.dtype)
+    return buffers[name][:size].view(rows, columns)
