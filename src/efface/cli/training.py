@@ -28,7 +28,6 @@ def train(
 ) -> None:
     """Trains one SAE a hook point in one pass of the model; writes folders that sae-lens reads too."""
     from ..sae.config import TrainConfig
-    from ..sae.corpora import read_corpus
     from ..sae.recipes import train_on_host
 
     points = [p.strip() for p in at.split(",") if p.strip()]
@@ -37,12 +36,7 @@ def train(
     values = {"tokens": tokens, "seed": seed, **parse_assignments(settings)}
     config = from_mapping(TrainConfig, values, where="--set")
     host = o.load_host(model, dtype, device)
-    saes = train_on_host(host, read_corpus(corpus), points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume)
+    saes = train_on_host(host, corpus, points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume)
     report = {p: s.card["metrics"] for p, s in saes.items()}
     rows = [[p, *(f"{m[key]:.4g}" for key in ("l0", "fvu", "cosine", "dead_share"))] for p, m in report.items()]
     o.emit({"out": str(out), "metrics": report}, o.table(["hook point", "L0", "FVU", "cosine", "dead"], rows) + f"\nsaved in {out}", as_json)
-
-
-def folder_of(out: Path, point: str, several: bool) -> Path:
-    """One hook point: DIR itself; several: DIR/<hook point>."""
-    return out / point if several else out

@@ -1,0 +1,275 @@
+"""Grids of idempotent cells (eraser × concept × seed × host), keyed by the digest of their inputs, resumable."""
+
+import itertools
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from ...base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
+from ...base.files import canonical_json, digest, read_json, write_json, write_text
+from ...base.running import log, progress
+from .compare import layout
+
+FORMAT = 1
+KEYS = ("format", "cell", "axes", "common", "exclude")
+CellFunction = Callable[[Mapping[str, Any], Path], Mapping[str, Any]]
+"""(inputs, a folder of the cell's own that outlives an interrupt) -> figures. Equal inputs must give equal figures."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid."""
+
+    function: str
+    """`package.module:function`."""
+    axes: Mapping[str, Any]
+    """Axis -> the value here."""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """What every cell gets besides."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the function is called with."""
+        return {**self.common, **self.axes}
+
+    @property
+    def key(self) -> str:
+        """Digest of the function's name and all inputs: the cell's identity, whatever grid it stands in."""
+        return digest({"function": self.function, "inputs": self.inputs})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A product of axes, less what is excluded."""
+
+    cell: str
+    """The function that computes a cell, as `package.module:function`; imported only where a cell is computed."""
+    axes: Mapping[str, tuple[Any, ...]]
+    """Axis -> its values (plain values or mappings of them)."""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """Inputs that every cell shares."""
+    exclude: tuple[Mapping[str, Any], ...] = ()
+    """Patterns: a cell that has all values of one of them is left out."""
+
+    def __post_init__(self) -> None:
+        module, colon, function = self.cell.partition(":")
+        if not (module and colon and function.isidentifier()):
+            raise InputError(f"cell: {self.cell!r}; write package.module:function")
+        if not self.axes or any(not values for values in self.axes.values()):
+            raise MatchedNothing("axes: every axis needs at least one value, and there must be one axis")
+        shared = sorted(set(self.axes) & set(self.common))
+        if shared:
+            raise InputError(f"common: {shared[0]} is an axis too; keep one of them")
+        for pattern in self.exclude:
+            for name, value in pattern.items():
+                if name not in self.axes:
+                    raise UnknownName("axis in exclude", name, self.axes)
+                if value not in self.axes[name]:
+                    raise MatchedNothing(f"exclude: axis {name} has no value {value!r}; it would exclude nothing")
+        if not self.cells():
+            raise MatchedNothing("exclude: it leaves no cell")
+
+    @classmethod
+    def load(cls, path: Path) -> "Grid":
+        """Reads a YAML grid: `format: 1`, `cell`, `axes`, and optionally `common` and `exclude`."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"grid {path} is missing") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            raise InputError(f"grid {path} is not YAML ({' '.join(str(e).split())})") from None
+        if not isinstance(values, dict):
+            raise InputError(f"grid {path}: a mapping with {', '.join(KEYS)} expected")
+        for key in values:
+            if key not in KEYS:
+                raise UnknownName("key in the grid", str(key), KEYS)
+        if values.get("format") != FORMAT:
+            raise InputError(f"grid {path}: format {values.get('format')!r}; this version reads format: {FORMAT}")
+        axes, common, exclude = values.get("axes"), values.get("common") or {}, values.get("exclude") or []
+        if not isinstance(axes, dict) or not isinstance(common, dict) or not isinstance(exclude, list):
+            raise InputError(f"grid {path}: axes and common must be mappings, exclude a list")
+        listed = {str(k): tuple(v) if isinstance(v, list) else (v,) for k, v in axes.items()}
+        return cls(str(values.get("cell", "")), listed, common, tuple(exclude))
+
+    def cells(self) -> list[Cell]:
+        """All cells in the order of the axes; a cell given twice stands once."""
+        found: dict[str, Cell] = {}
+        for point in itertools.product(*self.axes.values()):
+            at = dict(zip(self.axes, point, strict=True))
+            if not any(all(at[k] == v for k, v in pattern.items()) for pattern in self.exclude):
+                cell = Cell(self.cell, at, self.common)
+                found.setdefault(cell.key, cell)
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell and what came of it."""
+
+    cell: Cell
+    status: str
+    """`done`, `failed` or `missing` (not computed yet)."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class GridTable:
+    """All outcomes of a grid."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """Cells that did not come to an end."""
+        return tuple(o for o in self.outcomes if o.status != "done")
+
+    def plain(self) -> str:
+        """Aligned text: axes, status, figures; the errors under it."""
+        axes = list(self.outcomes[0].cell.axes)
+        figures = list(
+            dict.fromkeys(k for o in self.outcomes for k, v in o.figures.items() if not isinstance(v, dict | list))
+        )
+        body = [
+            [*(_short(o.cell.axes[a]) for a in axes), o.status, *(_short(o.figures.get(f, "–")) for f in figures)]
+            for o in self.outcomes
+        ]
+        errors = [f"failed {o.cell.key[:12]}: {o.error.strip().splitlines()[-1]}" for o in self.failed if o.error]
+        return "\n".join([layout([*axes, "status", *figures], body), *errors]) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: one object for `--json`."""
+        cells = [
+            {
+                "key": o.cell.key,
+                **o.cell.axes,
+                "status": o.status,
+                "figures": dict(o.figures),
+                "error": o.error,
+                "seconds": o.seconds,
+            }
+            for o in self.outcomes
+        ]
+        return {"format": FORMAT, "kind": "efface grid", "cells": cells}
+
+
+def run_grid(
+    grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = True, executor: Executor | None = None
+) -> GridTable:
+    """Computes what is missing under `out` and writes `table.json` and `table.txt`.
+
+    A cell is a folder `cells/<key>` with `cell.json` (written whole, last) and `work/`, where its function may keep
+    checkpoints. A cell that is done is not computed again; one that raised is recorded with its traceback and
+    computed again next time. An interrupt ends the run; everything finished is kept.
+
+    Args:
+        grid: What to compute.
+        out: Folder; several grids may share one.
+        workers: Processes; 0: in this one. Each starts afresh (spawned), so a cell cannot leave anything behind for
+            the next.
+        retry_failed: Whether recorded failures are computed again.
+        executor: Any executor instead of own processes: that of a cluster engine, say; `out` must be shared.
+    """
+    cells = grid.cells()
+    todo = [
+        c
+        for c in cells
+        if _outcome(out, c).status == "missing" or (retry_failed and _outcome(out, c).status == "failed")
+    ]
+    if len(todo) < len(cells):
+        log.info("%d of %d cells are there already", len(cells) - len(todo), len(cells))
+    for status in progress(_statuses(todo, out, workers, executor), total=len(todo), desc="grid", unit="cell"):
+        if status:
+            log.warning("cell failed: %s", status)
+    table = GridTable(tuple(_outcome(out, c) for c in cells))
+    write_json(out / "table.json", table.to_json())
+    write_text(out / "table.txt", table.plain())
+    return table
+
+
+def compute_cell(cell: Cell, out: Path) -> str:
+    """Computes and records one cell; the last line of its error, or nothing. Interrupts pass and record nothing."""
+    folder = out / "cells" / cell.key
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    begun, figures, error = time.perf_counter(), {}, ""
+    try:
+        figures = dict(_resolve(cell.function)(cell.inputs, folder / "work"))
+        canonical_json(figures)
+    except Exception:
+        figures, error = {}, traceback.format_exc()
+    _record(cell, out, figures, error, time.perf_counter() - begun)
+    return error.strip().splitlines()[-1] if error else ""
+
+
+def _record(cell: Cell, out: Path, figures: Mapping[str, Any], error: str, seconds: float) -> None:
+    about = {"format": FORMAT, "key": cell.key, "function": cell.function, "inputs": cell.inputs}
+    state = {"status": "failed" if error else "done", "figures": figures, "error": error, "seconds": seconds}
+    write_json(out / "cells" / cell.key / "cell.json", {**about, **state})
+
+
+def _statuses(todo: list[Cell], out: Path, workers: int, executor: Executor | None) -> Iterator[str]:
+    if executor is None and workers < 1:
+        yield from (compute_cell(c, out) for c in todo)
+    elif executor is not None:
+        yield from _pooled(todo, out, executor)
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from _pooled(todo, out, pool)
+
+
+def _pooled(todo: Iterable[Cell], out: Path, pool: Executor) -> Iterator[str]:
+    futures = {pool.submit(compute_cell, c, out): c for c in todo}
+    try:
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                cell = futures[future]
+                if _outcome(out, cell).status == "missing":
+                    _record(cell, out, {}, "a worker process died while this cell waited or ran (out of memory?)", 0.0)
+                yield "a worker process died"
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _resolve(name: str) -> CellFunction:
+    module, _, function = name.partition(":")
+    found = getattr(import_module(module), function, None)
+    if not callable(found):
+        raise UnknownName(
+            "cell function", name, [f"{module}:{n}" for n in vars(import_module(module)) if not n.startswith("_")]
+        )
+    return cast(CellFunction, found)
+
+
+def _outcome(out: Path, cell: Cell) -> Outcome:
+    path = out / "cells" / cell.key / "cell.json"
+    if not path.is_file():
+        return Outcome(cell, "missing")
+    try:
+        values = read_json(path)
+        if values["format"] != FORMAT or values["key"] != cell.key:
+            raise ArtefactError(f"{path} is of another format or cell")
+        return Outcome(cell, values["status"], values["figures"], values["error"], values["seconds"])
+    except (ArtefactError, KeyError, TypeError) as e:
+        log.warning("cell computed again: %s", e)
+        return Outcome(cell, "missing")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return str(value.get("name") or canonical_json(dict(value)))
+    return str(value)

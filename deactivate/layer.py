@@ -1,0 +1,130 @@
+"""The deactivation layer: chosen features of an SAE are clamped at its hook point, the rest of the activation stays as it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..base.errors import InputError, MatchedNothing, UnknownName
+from ..base.files import digest
+from .parts import Part, Portability, Rewrite, tensor_digest
+
+if TYPE_CHECKING:
+    from ..llm.host import Host
+    from ..sae import SAE
+
+
+@dataclass(frozen=True, eq=False)
+class DeactivationPart(Part):
+    """Where a chosen feature fires: x' = x + Σ_f (a'_f − a_f) d_f, with a'_f = value (`clamp`) or value · a_f (`scale`).
+
+    The SAE's reconstruction error is kept. A vector in which none of the features fires passes unchanged, to the bit.
+    Interpret-then-deactivate (ItD) is `scale`; deviation: it replaces x by the reconstruction, this keeps the error.
+
+    Raises:
+        MatchedNothing: No features.
+        InputError: A feature that the SAE lacks, one named twice, or a transcoder.
+    """
+
+    sae: "SAE"
+    features: tuple[int, ...]
+    value: float = 0.0
+    mode: Literal["clamp", "scale"] = "clamp"
+    fingerprint: str = ""
+    """Digest of the SAE's tensors; computed where it is not given."""
+    portability: Portability = "same-shapes"
+    kind: ClassVar[str] = "hook"
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise MatchedNothing("deactivation layer: no features given")
+        if self.mode not in ("clamp", "scale"):
+            raise UnknownName("mode of a deactivation layer", self.mode, ("clamp", "scale"))
+        d_sae, out = self.sae.cfg.d_sae, self.sae.card.get("hook_point_out")
+        if len(set(self.features)) != len(self.features) or not all(0 <= f < d_sae for f in self.features):
+            raise InputError(f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(self.features)}")
+        if out and out != self.sae.card.get("hook_point"):
+            raise InputError("deactivation layer: a transcoder does not reconstruct what it reads; give an SAE")
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", sae_digest(self.sae))
+
+    @cached_property
+    def hook_point(self) -> str:
+        """Where the SAE was trained."""
+        return sae_hook_point(self.sae)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The features' ids; the SAE is saved beside them."""
+        return {"features": torch.tensor(self.features, dtype=torch.int64)}
+
+    def settings(self) -> dict[str, Any]:
+        """Value, mode, place and which SAE."""
+        return {"hook_point": self.hook_point, "value": self.value, "mode": self.mode, "sae": self.fingerprint}
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Self:
+        """From its folder."""
+        from ..sae import SAE
+
+        ids = tuple(tensors["features"].tolist())
+        return cls(SAE.load(folder / "sae"), ids, settings["value"], settings["mode"], settings["sae"])
+
+    def save(self, folder: Path) -> None:
+        """Its tensors and its SAE."""
+        super().save(folder)
+        self.sae.save(folder / "sae")
+
+    def describe(self) -> dict[str, Any]:
+        """Place and features."""
+        return {"kind": self.kind, "hook_point": self.hook_point, "features": list(self.features), self.mode: self.value}
+
+    def bound(self, host: "Host") -> "DeactivationPart":
+        """Itself; raises where hook point or width do not fit."""
+        d = host.resolve(self.hook_point).d
+        if d != self.sae.cfg.d_in:
+            raise InputError(f"deactivation layer at {self.hook_point}: the SAE's width is {self.sae.cfg.d_in}, the host's {d}")
+        return self
+
+    def rewrites(self) -> list[tuple[str, Rewrite]]:
+        """The layer at its hook point."""
+        return [(self.hook_point, self.deactivate)]
+
+    def deactivate(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """`x` with the features clamped, in the dtype of `x`."""
+        flat = x.reshape(-1, x.shape[-1])
+        wide = torch.promote_types(x.dtype, torch.float32)
+        w_dec = self.sae.W_dec[list(self.features)].to(x.device, wide)
+        acts = feature_acts(self.sae, flat, self.features).to(x.device, wide)
+        fires = acts != 0
+        new = acts * self.value if self.mode == "scale" else torch.full_like(acts, self.value)
+        change = torch.where(fires, new - acts, 0) @ w_dec
+        moved = (flat.to(wide) + change).to(x.dtype)
+        return torch.where(fires.any(-1, keepdim=True), moved, flat).reshape(x.shape)
+
+
+def feature_acts(sae: "SAE", x: Float[Tensor, "n d"], features: tuple[int, ...]) -> Float[Tensor, "n f"]:
+    """Activations of some features, `x` brought to the SAE's device and dtype."""
+    weight = sae.W_dec
+    return sae.encode(x.to(weight.device, weight.dtype))[:, list(features)]
+
+
+def sae_hook_point(sae: "SAE") -> str:
+    """The hook point in its card.
+
+    Raises:
+        InputError: The card names none.
+    """
+    point = sae.card.get("hook_point")
+    if not isinstance(point, str) or not point:
+        raise InputError("this SAE does not say where it was trained: set sae.card['hook_point']")
+    return point
+
+
+def sae_digest(sae: "SAE") -> str:
+    """sha256 over the SAE's tensors."""
+    return digest(sorted(tensor_digest(n, t) for n, t in sae.state_dict().items()))

@@ -1,0 +1,121 @@
+"""The table of erasers: lazy strings only, so that listing methods loads none of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from ..base.errors import InputError, UnknownName
+
+Domain = Literal["llm", "t2i", "any"]
+PARTS = ("weights", "adapter", "hook", "projection", "tokens", "module")
+NEEDS = ("sae", "gradients", "images", "questions", "neighbours", "tokens")
+_TABLE: dict[str, "Method"] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One eraser: what it makes, what it needs, where its code is."""
+
+    name: str
+    domain: Domain
+    """Hosts it works on."""
+    parts: tuple[str, ...]
+    """Kinds of parts of its edits."""
+    config: str
+    """`module:Class` of its frozen dataclass of settings."""
+    fit: str
+    """`module:function` of `fit(host, concepts, preserve, config, saes=…) -> Edit`."""
+    paper: str
+    needs: tuple[str, ...] = ()
+    several_concepts: bool = False
+    """Takes several concepts in one fit."""
+
+    def load_config(self) -> type[Any]:
+        """The class of its settings; imports its module."""
+        return _load(self.config)
+
+    def load_fit(self) -> Callable[..., Any]:
+        """Its fit function; imports its module."""
+        return _load(self.fit)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return {
+            "name": self.name,
+            "domain": self.domain,
+            "parts": list(self.parts),
+            "needs": list(self.needs),
+            "several_concepts": self.several_concepts,
+            "paper": self.paper,
+        }
+
+
+def register(
+    *,
+    name: str,
+    domain: Domain,
+    parts: Sequence[str],
+    config: str,
+    fit: str,
+    paper: str,
+    needs: Sequence[str] = (),
+    several_concepts: bool = False,
+) -> Method:
+    """Adds a row.
+
+    Raises:
+        InputError: A name taken, or not lower case; no paper; no `module:name`; nothing made.
+        UnknownName: An unknown domain, part or need.
+    """
+    if name in _TABLE:
+        raise InputError(f"method {name!r} is registered already ({_TABLE[name].fit})")
+    if not name or name != name.lower() or not name.replace("-", "").isalnum():
+        raise InputError(f"method name {name!r}: lower-case letters, digits and hyphens only")
+    if not paper.strip():
+        raise InputError(f"method {name!r}: paper is missing; name title, authors and year")
+    for field, text in (("config", config), ("fit", fit)):
+        if text.count(":") != 1 or not all(text.split(":")):
+            raise InputError(f"method {name!r}: {field} must be module:name; found {text!r}")
+    if not parts:
+        raise InputError(f"method {name!r}: parts must name at least one of {', '.join(PARTS)}")
+    for kind, given, known in (("domain", [domain], ("llm", "t2i", "any")), ("part", parts, PARTS), ("need", needs, NEEDS)):
+        for value in given:
+            if value not in known:
+                raise UnknownName(f"{kind} of method {name}", value, known)
+    _TABLE[name] = Method(name, domain, tuple(parts), config, fit, paper, tuple(needs), several_concepts)
+    return _TABLE[name]
+
+
+def methods(domain: str | None = None) -> list[Method]:
+    """All rows by name, or those that work in a domain."""
+    rows = [_TABLE[n] for n in sorted(_TABLE)]
+    return [m for m in rows if domain is None or m.domain in (domain, "any")]
+
+
+def method(name: str) -> Method:
+    """The row of `name`.
+
+    Raises:
+        UnknownName: Names the nearest.
+    """
+    if name not in _TABLE:
+        raise UnknownName("method", name, _TABLE, "`efface methods` lists them")
+    return _TABLE[name]
+
+
+def _load(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+register(
+    name="pisces",
+    domain="llm",
+    parts=["weights"],
+    config="efface.llm.methods.pisces.config:PiscesConfig",
+    fit="efface.llm.methods.pisces.fit:fit",
+    paper="Precise In-Parameter Concept Erasure in Large Language Models (Gur-Arieh et al., EMNLP 2025)",
+    needs=["sae"],
+    several_concepts=True,
+)

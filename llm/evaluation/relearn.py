@@ -1,0 +1,215 @@
+"""Relearning: how fast fine-tuning on paragraphs about the concept brings the answers back (design.md §5, pisces.md §6)."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from ...base.errors import InputError, MatchedNothing
+from ...deactivate.training import LoopConfig, fit_loop
+from .scoring import contains, score_questions
+from .texts import cut_text
+
+if TYPE_CHECKING:
+    from ...deactivate.concept import Concept, Question
+    from ..host import Host
+
+Mode = Literal["full", "lora"]
+
+
+@dataclass(frozen=True)
+class RelearnConfig:
+    """How the attack fine-tunes. Shape after PISCES and EMBER; rates ours, for small models and few tokens."""
+
+    epochs: int = 3
+    """Passes over the paragraphs; accuracy is measured before the first and after each."""
+    tokens: int = 6000
+    """Tokens seen in the whole run, over all epochs."""
+    length: int = 128
+    """Tokens of a paragraph that are read."""
+    batch: int = 4
+    """Paragraphs a step."""
+    lr_full: float = 5e-5
+    """AdamW rate of full fine-tuning (the authors': 1e-5, over more tokens)."""
+    lr_lora: float = 5e-4
+    """AdamW rate of LoRA."""
+    rank: int = 16
+    """LoRA rank; its alpha is the same."""
+    drop: Literal["texts", "items", "auto"] = "auto"
+    """Where a test answer stands in a paragraph: leave out the paragraph, or the item. `auto`: paragraphs, unless that leaves fewer than half."""
+    seed: int = 0
+    """Order of paragraphs, initial LoRA factors."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "tokens", "length", "batch", "rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"relearn: {name} must be at least 1, {getattr(self, name)} found")
+
+
+@dataclass(frozen=True)
+class RelearnCurve:
+    """Accuracy and margin on the concept's questions as fine-tuning goes on."""
+
+    mode: Mode
+    tokens: tuple[int, ...]
+    """Tokens seen so far, from 0."""
+    accuracy: tuple[float, ...]
+    margin: tuple[float, ...]
+    losses: tuple[float, float]
+    """Training loss on all paragraphs before and after."""
+    n_items: int
+    dropped_items: int
+    """Questions left out because their answer stands in a paragraph."""
+    n_texts: int
+    dropped_texts: int
+    """Paragraphs left out because a test answer stands in them."""
+
+    @property
+    def area(self) -> float:
+        """Mean accuracy over the tokens seen (trapezoids)."""
+        if self.tokens[-1] == 0:
+            return self.accuracy[-1]
+        pairs = zip(self.tokens, self.tokens[1:], self.accuracy, self.accuracy[1:], strict=False)
+        return sum((t1 - t0) * (a0 + a1) / 2 for t0, t1, a0, a1 in pairs) / self.tokens[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the area included."""
+        return {**asdict(self), "area": self.area}
+
+
+def relearn(host: "Host", concept: "Concept", mode: Mode, config: RelearnConfig | None = None, split: str = "test") -> RelearnCurve:
+    """Fine-tunes the host as it stands (edits in force stay in force) on `concept.relearn`, and puts its weights back.
+
+    Raises:
+        InputError: The concept has no `relearn` paragraphs or no questions in the split, or the mode is unknown.
+        MatchedNothing: Every paragraph, or every question, was left out.
+    """
+    config = config or RelearnConfig()
+    if mode not in ("full", "lora"):
+        raise InputError(f"relearn: mode must be full or lora, {mode!r} found")
+    texts, questions, counts = split_answers(concept.require("relearn"), concept.require("questions", split), config.drop)
+    rows = _budget([cut_text(host, t, config.length) for t in texts], host, config)
+    with trainable(host, mode, config) as params:
+        seen, accuracy, margin, losses = _fit(host, concept, questions, rows, params, mode, config)
+    return RelearnCurve(mode, seen, accuracy, margin, losses, len(questions), counts[1], len(rows), counts[0])
+
+
+def split_answers(
+    paragraphs: Sequence[str], questions: Sequence["Question"], drop: str
+) -> tuple[list[str], list["Question"], tuple[int, int]]:
+    """Paragraphs and questions such that no answer stands in a paragraph, and how many of each were left out.
+
+    Raises:
+        MatchedNothing: Nothing is left of one of them; the other way of dropping may leave something.
+    """
+    answers = {q.answer.casefold().strip() for q in questions}
+    clean = [p for p in paragraphs if not any(contains(p.casefold(), a) for a in answers)]
+    if drop == "auto":
+        drop = "texts" if 2 * len(clean) >= len(paragraphs) else "items"
+    if drop == "texts":
+        if not clean:
+            raise MatchedNothing("relearn: a test answer stands in every paragraph; write others, or set drop=items")
+        return clean, list(questions), (len(paragraphs) - len(clean), 0)
+    text = "\n".join(paragraphs).casefold()
+    kept = [q for q in questions if not contains(text, q.answer.casefold().strip())]
+    if not kept:
+        raise MatchedNothing("relearn: every test answer stands in the paragraphs; write others, or set drop=texts")
+    return list(paragraphs), kept, (0, len(questions) - len(kept))
+
+
+def _budget(texts: Sequence[str], host: "Host", config: RelearnConfig) -> list[str]:
+    """Paragraphs in seeded order until their tokens, times the epochs, reach the budget."""
+    order = list(texts)
+    random.Random(config.seed).shuffle(order)
+    kept: list[str] = []
+    left = config.tokens // config.epochs
+    for text in order:
+        left -= len(host.token_ids([text])[0])
+        if left < 0 and kept:
+            break
+        kept.append(text)
+    return kept
+
+
+def _fit(
+    host: "Host",
+    concept: "Concept",
+    questions: Sequence["Question"],
+    rows: Sequence[str],
+    params: Mapping[str, nn.Parameter],
+    mode: Mode,
+    config: RelearnConfig,
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[float, float]]:
+    batches = [rows[i : i + config.batch] for i in range(0, len(rows), config.batch)]
+    tokens = [sum(map(len, host.token_ids(b))) for b in batches]
+    seen, accuracy, margin, losses = [], [], [], []
+
+    def look(step: int) -> None:
+        scores = score_questions(host, questions, concept.form)
+        seen.append(sum(tokens) * (step // len(batches)))
+        accuracy.append(scores.accuracy)
+        margin.append(scores.margin)
+        with torch.no_grad():
+            losses.append(sum(float(host.loss(b)) for b in batches) / len(batches))
+
+    def step_fn(step: int, micro: int) -> torch.Tensor:
+        if step % len(batches) == 0:
+            look(step)
+        return host.loss(batches[step % len(batches)])
+
+    lr = config.lr_full if mode == "full" else config.lr_lora
+    steps = len(batches) * config.epochs
+    fit_loop(step_fn, params, LoopConfig(steps, lr, weight_decay=0.01, seed=config.seed), desc=f"relearn {mode}")
+    look(steps)
+    return tuple(seen), tuple(accuracy), tuple(margin), (losses[0], losses[-1])
+
+
+@contextmanager
+def trainable(host: "Host", mode: Mode, config: RelearnConfig) -> Iterator[dict[str, nn.Parameter]]:
+    """What may be trained; on leaving, weights, `requires_grad` and modules are as they were, whatever happened."""
+    flags = {p: p.requires_grad for p in host.model.parameters()}
+    try:
+        with _full(host) if mode == "full" else _lora(host, config) as params:
+            yield params
+    finally:
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+            p.grad = None
+
+
+@contextmanager
+def _full(host: "Host") -> Iterator[dict[str, nn.Parameter]]:
+    params = host.weights("all")
+    before = {n: p.detach().clone() for n, p in params.items()}
+    try:
+        for p in params.values():
+            p.requires_grad_(True)
+        yield params
+    finally:
+        with torch.no_grad():
+            for n, p in params.items():
+                p.copy_(before[n])
+
+
+@contextmanager
+def _lora(host: "Host", config: RelearnConfig) -> Iterator[dict[str, nn.Parameter]]:
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    roles = ("attention", "up_proj", "down_proj")
+    names = [n.removesuffix(".weight") for role in roles for n in host.weights(role) if n.endswith(".weight")]
+    if host.family.gate is not None:
+        names += [n.removesuffix(".weight") for n in host.weights("gate_proj")]
+    lora = LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=names, fan_in_fan_out=host.family.transposed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        tuner = LoraModel(host.model, lora, "default")
+    try:
+        yield {n: p for n, p in host.model.named_parameters() if p.requires_grad}
+    finally:
+        tuner.unload()
+        host.model.__dict__.pop("peft_config", None)

@@ -1,0 +1,229 @@
+"""`efface eval` on a language model: the edited host beside the base and every control, with intervals, under one protocol card."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...base.errors import InputError, UnknownName
+from ...base.files import cache_dir, digest
+from ...deactivate.evaluation import ProtocolCard, Result, Row, Value, count_look
+from ...deactivate.evaluation.statistics import paired_bootstrap, t_interval
+from ..pools import general_texts, pool_texts
+from .controls import RandomFeatures, random_directions, string_filter
+from .metrics import METRICS, Measured, figures
+from .relearn import RelearnConfig, RelearnCurve, relearn
+from .scoring import JUDGE, TEMPLATES, Scores, score_questions
+from .texts import continuation_texts, text_figures
+
+if TYPE_CHECKING:
+    from ...deactivate.concept import Concept
+    from ...deactivate.edit import Edit
+    from ...sae import SAE
+    from ..host import Host
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """How much of everything the suite reads."""
+
+    texts: int = 100
+    """Neutral and concept texts, at most."""
+    max_tokens: int = 128
+    """Tokens read of each."""
+    continuations: int = 16
+    """Continuations written by the base and scored on both; 0: none."""
+    draws: int = 3
+    """Draws of each random control; claims about them want at least 10. 0: no random control."""
+    relearn: tuple[Literal["full", "lora"], ...] = ()
+    """Fine-tuning attacks to run on the base and on the edited host."""
+    seed: int = 0
+    """Of option order, choice of texts, random controls."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("texts", 1), ("max_tokens", 2), ("continuations", 0), ("draws", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"suite: {name} must be at least {least}, {getattr(self, name)} found")
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """Texts and questions of one evaluation, the same for every row."""
+
+    concept: "Concept"
+    split: Split
+    config: SuiteConfig
+    texts: dict[str, list[str]]
+
+    def measure(self, host: "Host") -> Measured:
+        """The host as it stands."""
+        c, seed = self.concept, self.config.seed
+        target = score_questions(host, c.require("questions", self.split), c.form, concept=c, seed=seed)
+        near = c.neighbour_questions.get(self.split, ())
+        neighbours = score_questions(host, near, c.form, concept=c, seed=seed) if near else None
+        return Measured(target, neighbours, {n: text_figures(host, t, self.config.max_tokens) for n, t in self.texts.items()})
+
+
+def evaluate(
+    host: "Host",
+    edits: "Sequence[Edit]",
+    concept: "Concept",
+    split: Split = "validation",
+    *,
+    saes: "Sequence[SAE]" = (),
+    config: SuiteConfig | None = None,
+    relearn_config: RelearnConfig | None = None,
+    name: str = "",
+    commands: Sequence[str] = (),
+) -> Result:
+    """Measures margins, accuracies, text figures and HM-local of the host with all `edits` in force, of the base, and of the controls.
+
+    The host is left as it was. A look at `test` is counted on the card. Without `saes` there is no «random features» row; the result's
+    `extra["absent"]` says so, as for every control that does not apply.
+
+    Raises:
+        InputError: The concept has no questions in the split.
+        UnknownName: An unknown split.
+    """
+    if split not in ("train", "validation", "test"):
+        raise UnknownName("split", split, ("train", "validation", "test"))
+    config = config or SuiteConfig()
+    concept.require("questions", split)
+    looks = count_look(cache_dir() / "looks", concept.digest, split)
+    ground = _ground(host, concept, split, config)
+    card = _card(host, ground, looks)
+    base = ground.measure(host)
+    run = _Run(host, ground, base, edits, relearn_config or RelearnConfig())
+    run.add("base", "base", lambda: nullcontext(), note="identity: the host unedited")
+    if edits:
+        label = " + ".join(dict.fromkeys(e.eraser for e in edits))
+        run.add(label, "edited", lambda: applied(host, edits))
+        run.control("string filter", [string_filter(concept, base)], "answers nothing where the question names the concept")
+        _random_controls(run, saes)
+        run.compare(label)
+    used = {m for r in run.rows for m in r.metrics}
+    described = {k: m for k, m in METRICS.items() if k in used}
+    return Result(name or concept.name, card, tuple(run.rows), described, tuple(commands), run.extra)
+
+
+def applied(host: "Host", edits: "Sequence[Edit]") -> ExitStack:
+    """All edits in force, in order; undone on leaving, also when a later one cannot be applied."""
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(edit.applied(host))
+        return stack.pop_all()
+
+
+def _ground(host: "Host", concept: "Concept", split: Split, config: SuiteConfig) -> _Ground:
+    neutral = general_texts(concept, split, config.texts, config.seed)
+    pools = {"neutral": neutral, "concept": pool_texts(concept, "target", split, config.texts, config.seed)}
+    if config.continuations and neutral:
+        pools["continuation"] = continuation_texts(host, neutral[: config.continuations])
+    return _Ground(concept, split, config, {k: v for k, v in pools.items() if v})
+
+
+def _card(host: "Host", ground: _Ground, looks: int) -> ProtocolCard:
+    concept, config = ground.concept, ground.config
+    asked = {"concept": concept.digest, "templates": TEMPLATES, "texts": {k: v for k, v in ground.texts.items()}}
+    extra = {k: v for k, v in asdict(config).items() if k not in ("seed", "relearn", "draws")}
+    return ProtocolCard(
+        suite="language", host=host.name, host_digest=host.digest, concept=concept.name, prompts_digest=digest(asked),
+        judge="log-probability of the options", judge_digest=digest(JUDGE), split=ground.split,
+        n=len(concept.questions[ground.split]), seeds=(config.seed,), looks=looks, extra={"form": concept.form, **extra},
+    )  # fmt: skip
+
+
+class _Run:
+    """Rows of one evaluation as they come."""
+
+    def __init__(self, host: "Host", ground: _Ground, base: Measured, edits: "Sequence[Edit]", attack: RelearnConfig) -> None:
+        self.host, self.ground, self.base, self.edits, self.attack = host, ground, base, edits, attack
+        self.rows: list[Row] = []
+        self.measured: dict[str, list[Measured]] = {}
+        self.extra: dict[str, Any] = {"items": {}, "relearn": {}, "absent": [], "unseen": _count_unseen(base.target)}
+
+    def add(self, name: str, kind: Literal["base", "edited"], state: "Callable[[], AbstractContextManager[object]]", note: str = "") -> None:
+        """A row of the host in a state, relearning included."""
+        with state():
+            now = self.base if kind == "base" else self.ground.measure(self.host)
+            curves = [relearn(self.host, self.ground.concept, m, self.attack, self.ground.split) for m in self.ground.config.relearn]
+        values = figures(now, self.base)
+        values |= {f"relearn_{c.mode}": Value(c.accuracy[-1], n=c.n_items, unit="items") for c in curves}
+        self._keep(name, [now], curves)
+        self.rows.append(Row(name, kind, values, note))
+
+    def control(self, name: str, draws: list[Measured], note: str = "") -> None:
+        """A control row: the mean over draws, with a t-interval over them where there are two or more."""
+        each = [figures(d, self.base) for d in draws]
+        shared = [k for k in each[0] if all(k in e for e in each)]
+        values = {k: t_interval([e[k].mean for e in each], unit="draws") if len(each) > 1 else each[0][k] for k in shared}
+        self._keep(name, draws, [])
+        self.rows.append(Row(name, "control", values, note))
+
+    def _keep(self, name: str, draws: list[Measured], curves: list[RelearnCurve]) -> None:
+        self.measured[name] = draws
+        self.extra["items"][name] = {
+            "margin": [d.target.margins for d in draws],
+            "credit": [[i.credit for i in d.target.items] for d in draws],
+            "neighbours_margin": [d.neighbours.margins for d in draws if d.neighbours],
+        }
+        if curves:
+            self.extra["relearn"][name] = [c.to_dict() for c in curves]
+
+    def compare(self, label: str) -> None:
+        """Paired interval of (fall - 3 x fall under a random control), item by item, in shares of the mean base margin."""
+        t0 = np.array(self.base.target.margins)
+        if t0.mean() <= 0:
+            self.extra["absent"].append("fall - 3 x random: the base margin is not above 0")
+            return
+        unseen = np.array([not i.suppressed for i in self.base.target.items])
+        fallen = {n: (t0 - np.mean([d.target.margins for d in draws], axis=0)) / t0.mean() for n, draws in self.measured.items()}
+        for name in ("random features", "random directions"):
+            if name not in fallen:
+                continue
+            for part, chosen in (("all", np.ones_like(unseen)), ("unseen", unseen)):
+                if chosen.any():
+                    pair = paired_bootstrap([fallen[label][chosen]], [fallen[name][chosen]], factor=3.0)
+                    self.extra[f"fall - 3 x {name}, {part}"] = {**asdict(pair), "verdict": pair.verdict}
+
+
+def _count_unseen(scores: Scores) -> dict[str, int]:
+    n = sum(not i.suppressed for i in scores.items)
+    return {"unseen": n, "suppressed": scores.n - n}
+
+
+def _random_controls(run: _Run, saes: "Sequence[SAE]") -> None:
+    """«random features» and «random directions», each drawn `draws` times; one that does not apply is named in `extra["absent"]`."""
+    host, config = run.host, run.ground.config
+    if not config.draws:
+        run.extra["absent"].append("random controls: draws is 0")
+        return
+    makers: dict[str, Callable[[], Callable[[int], list[Edit]]]] = {
+        "random features": lambda: _feature_draws(run, saes),
+        "random directions": lambda: lambda seed: [random_directions(host, e, seed) for e in run.edits],
+    }
+    for name, make in makers.items():
+        try:
+            draw = make()
+            drawn = [draw(config.seed + i) for i in range(config.draws)]
+        except InputError as e:
+            run.extra["absent"].append(f"{name}: {e}")
+            continue
+        draws = []
+        for edits in drawn:
+            with applied(host, edits):
+                draws.append(run.ground.measure(host))
+        run.control(name, draws, f"{config.draws} draws")
+
+
+def _feature_draws(run: _Run, saes: "Sequence[SAE]") -> "Callable[[int], list[Edit]]":
+    if not saes:
+        raise InputError("the edit's SAEs were not given (--sae)")
+    sources = [RandomFeatures(run.host, e, saes, run.ground.concept) for e in run.edits]
+    return lambda seed: [s.draw(seed) for s in sources]
+
+

@@ -1,0 +1,5 @@
+"""Erasers for language models, one folder a method; the registry in `efface.deactivate` names them."""
+
+from ... import __version__ as _version
+
+__all__: list[str] = []

@@ -1,0 +1,128 @@
+"""Settings of PISCES. Torch-free: the command line builds its help from them."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ....base.errors import InputError
+
+Direction = Literal["suppress_positive", "suppress_negative"]
+"""Which end of a feature's direction shows the concept, and is pushed away from."""
+
+
+@dataclass(frozen=True)
+class FeatureRef:
+    """One feature to edit: layer, index in that layer's SAE, and the end at which the concept sits."""
+
+    layer: int
+    id: int
+    direction: Direction = "suppress_positive"
+
+    @property
+    def sigma(self) -> int:
+        """Sign of the new coefficient (pisces.md 4.2): -1 pushes the positive end down, +1 the negative end up."""
+        return -1 if self.direction == "suppress_positive" else 1
+
+    @classmethod
+    def parse(cls, text: str) -> "FeatureRef":
+        """`layer:id` or `layer:id:+` (the concept at the positive end), `layer:id:-` (at the negative end).
+
+        Raises:
+            InputError: Any other spelling.
+        """
+        layer, _, rest = text.partition(":")
+        number, _, sign = rest.partition(":")
+        if not (layer.isdigit() and number.isdigit() and sign in ("", "+", "-")):
+            raise InputError(f"features: {text!r} is not layer:id:+ or layer:id:- (as in 20:11104:+)")
+        return cls(int(layer), int(number), "suppress_negative" if sign == "-" else "suppress_positive")
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.id}:{'+' if self.direction == 'suppress_positive' else '-'}"
+
+
+@dataclass(frozen=True)
+class PiscesConfig:
+    """How PISCES finds features and rewrites value vectors. Formulas: Gur-Arieh et al., arXiv:2505.22586, as in the method's README."""
+
+    preset: Literal["paper", "efface"] = "paper"
+    """`paper`: one scale M a layer, rows of unknown sign get coefficient 0, `space` raw. `efface`: each feature its own scale, rows of unknown sign are left alone, `space` by the SAE's hook point."""
+    tau: float = 0.4
+    """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none. The authors' example: 0.4."""
+    mu: float = 10.0
+    """Strength: the new coefficient in units of M, >= 0. Authors' grid: 4 to 50; smaller without a post-norm."""
+    signed: bool = True
+    """Multiply the coefficient of row i by the majority sign of its activation h_i on the concept (the authors' better variant)."""
+    linscale: bool | None = None
+    """Scale mu from 0.1 to 1 over layers 0 to 9 (authors: Gemma only). Unset: on for hosts with a post-norm."""
+    space: Literal["raw", "gain", "auto"] | None = None
+    """Post-norm hosts: `raw` compares value vectors as they are (paper), `gain` after multiplication with the post-norm's gain, `auto` gain only for SAEs trained after the norm. Unset: the preset's."""
+    features: tuple[str, ...] = ()
+    """Features to edit as layer:id:+ or layer:id:-, where they are known. Empty: found from the concept."""
+    n_features: int = 8
+    """How many features to edit, best first, over all layers. Authors: 4 to 11."""
+    topk: int = 30
+    """How many promoted and suppressed tokens of a feature are searched for the concept's tokens."""
+    minmatch: int = 1
+    """How many of the concept's tokens must be among them."""
+    min_rho: float = 2.0
+    """Least ratio of a feature's activation per token on the concept to that on neighbours and on general text (CRISP: 2 to 3)."""
+    n_contrast: int = 100
+    """How many features the activation contrast nominates a layer."""
+    min_auroc: float = 0.6
+    """Least AUROC, target against neighbours and general texts on `validation`, of a feature to be edited."""
+    texts: int = 200
+    """At most so many texts of each pool (target, neighbours, general) and split are read."""
+    other_model: bool = False
+    """Accept SAEs trained on another model, as the authors use a base model's on its instruction-tuned version."""
+    filters: bool = True
+    """Drop features whose edit alone, at tau 0.9 and mu 16, raises the concept's tokens or harms neighbours or neutral text."""
+    max_neighbour_harm: float = 0.02
+    """Filter a: largest fall of the mean probability of the neighbours' tokens."""
+    max_text_harm: float = 0.02
+    """Filter c: largest relative rise of bits per byte on neutral text."""
+    n_probe: int = 16
+    """Texts that the filters read."""
+    search: bool = False
+    """Choose tau and mu (and n_features, if `grid_n` is given) on `validation`."""
+    grid_mu: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0, 10.0, 13.0, 18.0, 24.0, 36.0, 50.0)
+    """Strengths that the search tries."""
+    grid_tau: tuple[float, ...] = (0.95, 0.9, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2)
+    """Row thresholds that the search tries."""
+    grid_n: tuple[int, ...] = ()
+    """Feature counts that the search tries; empty: `n_features` alone."""
+    weak: float = 0.2
+    """Search: a cell whose fall of the concept's margin is smaller is too weak, and so are all weaker cells."""
+    min_kept: float = 0.7
+    """Search: a cell that keeps less of the neighbours' margin is too strong, and so are all stronger cells."""
+    min_coherence: float = 0.9
+    """Search: the same for base bits per byte over edited, on neutral text."""
+    seed: int = 0
+    """Order of the search and choice of texts."""
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "mu"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"{name} must be a number >= 0, {getattr(self, name)} found")
+        for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
+        if self.search and not (self.grid_mu and self.grid_tau):
+            raise InputError("search needs at least one value in grid_mu and in grid_tau")
+        if any(n < 1 for n in self.grid_n):
+            raise InputError(f"grid_n must hold counts of at least 1, {self.grid_n} found")
+        self.refs  # noqa: B018  (parsing is the check)
+
+    @property
+    def refs(self) -> tuple[FeatureRef, ...]:
+        """`features`, parsed."""
+        return tuple(FeatureRef.parse(f) for f in self.features)
+
+    @property
+    def per_feature_scale(self) -> bool:
+        """Whether each feature has its own M (preset `efface`)."""
+        return self.preset == "efface"
+
+    @property
+    def space_or_default(self) -> Literal["raw", "gain", "auto"]:
+        """`space`, or the preset's."""
+        return self.space or ("raw" if self.preset == "paper" else "auto")

@@ -1,0 +1,5 @@
+"""Linear probes and concept subspaces: mathematics and fitters."""
+
+from .. import __version__ as _version
+
+__all__: list[str] = []

@@ -1,0 +1,140 @@
+"""The end of a run: scale folded in, threshold calibrated, saved, loaded again, and the file that was saved measured on held-out vectors."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from ..base.errors import InputError, MatchedNothing
+from ..base.files import read_json, write_json
+from . import distributed
+from .config import SAEConfig, TrainConfig
+from .metrics import evaluate
+from .run import Run, settings_of
+from .sae import SAE
+from .sources.base import Batch, Plain
+from .sources.feed import PLAIN
+from .training_state import HookPair
+
+SAMPLE = 16_384
+"""Vectors behind the last step from which a threshold is calibrated; as many again are measured where no held-out source is given."""
+HELD_OUT = 32_768
+"""Most vectors read of a held-out source."""
+CARD = "efface.json"
+
+
+def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Tensor] | None) -> dict[str, SAE]:
+    """Saves every SAE of a run and measures it; the run's checkpoints are removed when all are there."""
+    batches = max(1, -(-SAMPLE // run.config.batch))
+    sample = {p: distributed.gather_rows(t) for p, t in run.feed.peek(batches).items()}
+    for trainee in run.trainees.values():
+        trainee.trained(sample)
+    if distributed.rank() == 0:
+        measured, origin = _held_out(run, held_out, batches)
+        for name, trainee in run.trainees.items():
+            trainee.sae.card.update(_card(run, name))
+            _save(trainee.sae, folders[name], list(vectors(measured, run.pairs[name])), origin)
+    run.done()
+    return {name: SAE.load(folder) for name, folder in folders.items()}
+
+
+def _held_out(run: Run, held_out: Iterable[Batch | Tensor] | None, batches: int) -> tuple[list[Batch | Tensor], str]:
+    """At most `HELD_OUT` vectors to measure on, and what they are."""
+    if held_out is None:
+        for _ in range(batches):  # those that calibrated the threshold
+            run.feed.next()
+        measured: list[Batch | Tensor] = [run.feed.next() for _ in range(batches)]
+        fresh = run.feed.passes == 0
+        return (
+            measured,
+            "vectors behind the last step" if fresh else "training vectors: the source was read more than once",
+        )
+    measured, n = [], 0
+    for item in held_out:
+        measured.append(item)
+        n += len(item if isinstance(item, Tensor) else next(iter(item.values())))
+        if n >= HELD_OUT:
+            break
+    if not n:
+        raise MatchedNothing("the held-out source yields nothing; give it texts, or leave held_out out")
+    return measured, "held-out source"
+
+
+def _save(sae: SAE, folder: Path, held_out: list[Tensor | tuple[Tensor, Tensor]], origin: str) -> None:
+    """Saves into a folder beside, measures what was saved, and moves it in, the card last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder, prefix=".saving."))
+    try:
+        sae.save(work / "sae")
+        saved = SAE.load(work / "sae")
+        card = read_json(work / "sae" / CARD)
+        card["metrics"] = {**evaluate(saved, held_out), "measured_on": origin}
+        write_json(work / "sae" / CARD, card)
+        for file in sorted((work / "sae").iterdir(), key=lambda f: (f.name == CARD, f.name)):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def finished(cfgs: Mapping[str, SAEConfig], config: TrainConfig, folders: Mapping[str, Path]) -> dict[str, SAE] | None:
+    """The SAEs of a run that has ended, or None where one is missing.
+
+    Raises:
+        InputError: An SAE lies there that was trained otherwise.
+    """
+    if not all((f / CARD).is_file() for f in folders.values()):
+        return None
+    settings = settings_of(cfgs, config)
+    for name, folder in folders.items():
+        card = read_json(folder / CARD)
+        asked = {"sae": settings["saes"][name], "config": settings["train"]}
+        trained = card.get("training") or {}
+        if any(trained.get(k) != v for k, v in asked.items()):
+            raise InputError(f"{folder} holds an SAE that was trained with other settings; choose another out")
+    return {name: SAE.load(folder) for name, folder in folders.items()}
+
+
+def vectors(batches: Iterable[Batch | Tensor], pair: HookPair) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+    """Input vectors of an autoencoder, pairs (input, target) of a transcoder.
+
+    Raises:
+        InputError: The held-out source lacks a hook point.
+    """
+    same = pair.read == pair.write
+    for item in batches:
+        batch = {pair.read if same else PLAIN: item} if isinstance(item, Tensor) else item
+        missing = {pair.read, pair.write} - batch.keys()
+        if missing:
+            raise InputError(f"the held-out source yields {', '.join(batch)}; {', '.join(sorted(missing))} is needed")
+        yield batch[pair.read] if same else (batch[pair.read], batch[pair.write])
+
+
+def _card(run: Run, name: str) -> Plain:
+    """What `efface.json` says of the training."""
+    pair, trainee = run.pairs[name], run.trainees[name]
+    hooks = (
+        {}
+        if pair.read == PLAIN
+        else {"hook_point": pair.read, **({} if pair.read == pair.write else {"hook_point_out": pair.write})}
+    )
+    training = {
+        "sae": run.settings["saes"][name],
+        "config": run.settings["train"],
+        "steps": run.steps,
+        "vectors": trainee.vectors_seen,
+        "dead_window": trainee.window,
+        "scale_in": trainee.scale_in,
+        "scale_out": trainee.scale_out,
+        "processes": distributed.world(),
+        "torch": version("torch"),
+    }
+    return {
+        **dict(getattr(run.source, "about", {})),
+        **hooks,
+        "token_policy": dict(getattr(run.source, "token_policy", {})),
+        "training": training,
+    }

@@ -1,0 +1,64 @@
+"""One call from a host and a corpus to trained SAEs: what `efface train` and the demonstration do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base.errors import InputError
+from .config import SAEConfig, TrainConfig
+from .sources import HostSource
+from .sources.host import Harvestable, Texts
+from .trainer import train, train_many
+
+if TYPE_CHECKING:
+    from .sae import SAE
+
+EXPANSION = 8
+"""Default width: features a dimension of the hook point."""
+
+
+def train_on_host(
+    host: Harvestable,
+    texts: Texts,
+    hook_points: Sequence[str],
+    out: Path,
+    *,
+    architecture: str = "topk",
+    d_sae: int | None = None,
+    k: int = 32,
+    config: TrainConfig | None = None,
+    resume: bool = False,
+    context: int = 128,
+) -> "dict[str, SAE]":
+    """Trains one autoencoder a hook point in a single pass of the host.
+
+    One hook point: `out` is the SAE folder; several: `out/<hook point>`. One document in twenty is held out and measures the saved files.
+
+    Args:
+        host: Where the activations come from.
+        texts: A corpus, a list of texts, or a function that returns texts.
+        hook_points: Where to train.
+        out: Output folder.
+        architecture: Of every SAE.
+        d_sae: Features; default eight times the width of the hook point.
+        k: Active features a vector.
+        config: How to train.
+        resume: Go on from the newest checkpoint in `out`.
+        context: Most tokens of a window of text.
+
+    Raises:
+        InputError: No hook point, one that the host does not have, or a config out of range.
+    """
+    config = config or TrainConfig(tokens=1_000_000)
+    if not hook_points:
+        raise InputError("no hook point given; name one such as layers.10.mlp_out")
+    widths = {point: host.resolve(point).d for point in hook_points}  # pyright: ignore[reportAttributeAccessIssue]  # hosts resolve; bare harvestables need not
+    cfgs = {p: SAEConfig(architecture, d_in=d, d_sae=d_sae or EXPANSION * d, k=k) for p, d in widths.items()}
+
+    def source(part: str) -> HostSource:
+        return HostSource(host, texts, hook_points, batch=config.batch, context=context, seed=config.seed, part=part)  # pyright: ignore[reportArgumentType]  # a literal
+
+    if len(cfgs) > 1:
+        return train_many(cfgs, source("train"), config, out=out, resume=resume, held_out=source("held_out"))
+    point, cfg = next(iter(cfgs.items()))
+    return {point: train(cfg, source("train"), config, out=out, resume=resume, held_out=source("held_out"))}

@@ -1,0 +1,224 @@
+"""Activations of a language model, streamed: texts -> tokens -> hidden states -> mask -> mixing buffer. Memory does not depend on the number of tokens."""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ...base.errors import InputError, MatchedNothing
+from ..corpora import read_corpus
+from .base import Batch, Plain, SourceState, check_same
+from .buffer import MixingBuffer
+
+GROUP = 256
+"""Documents tokenised and sorted by length at a time."""
+HELD_OUT_SHARE = 20
+"""One document of so many is held out (chosen by its text, so copies fall on one side)."""
+Texts = str | Path | Sequence[str] | Callable[[], Iterable[str]]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    bos_token_id: int | None
+    pad_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool = ..., verbose: bool = ...) -> Mapping:
+        """Token ids under `input_ids`."""
+        ...
+
+
+@runtime_checkable
+class Harvestable(Protocol):
+    """What a source needs of a host."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The host's tokenizer."""
+        ...
+
+    def activations(self, input_ids: Tensor, attention_mask: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
+        """`[b, t, d]` a hook point."""
+        ...
+
+    def keep_mask(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`[b, t]`: tokens that count."""
+        ...
+
+
+class HostSource:
+    """Shuffled activations `{hook point: [batch, d]}` of a host that reads texts; one forward pass serves all hook points.
+
+    Documents are cut into windows of `context` tokens (each with the BOS token where the tokenizer adds one), windows of like length share a
+    forward pass, padding and special tokens are dropped. A position is (pass, document, forward pass), so a resumed source reads on where the
+    checkpoint was written and hands out the same batches.
+
+    Args:
+        host: The model; see `Harvestable`.
+        texts: A corpus as `read_corpus` takes it, a list of texts, or a function that returns an iterable of texts (called once a pass).
+        hook_points: Where to read; the order is kept (for a transcoder: input first, then output).
+        batch: Vectors a batch.
+        context: Most tokens of a window.
+        seed: Of the order of forward passes and of the draws from the buffer.
+        buffer: Vectors in the mixing buffer.
+        forward_tokens: Most tokens (padding included) in one forward pass.
+        part: `train` and `held_out` share the documents of a corpus out between them, whole documents, without overlap; `all` takes both.
+        shard: `(rank, world)`: every world-th group of documents, for data-parallel training.
+
+    Raises:
+        InputError: No hook points, a number out of range.
+    """
+
+    def __init__(
+        self,
+        host: Harvestable,
+        texts: Texts,
+        hook_points: Sequence[str],
+        *,
+        batch: int = 2048,
+        context: int = 128,
+        seed: int = 0,
+        buffer: int = 2**16,
+        forward_tokens: int = 4096,
+        part: Literal["all", "train", "held_out"] = "all",
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        if isinstance(hook_points, str) or not hook_points or len(set(hook_points)) != len(hook_points):
+            raise InputError(f"hook_points must be a list of different names; found {hook_points!r}")
+        if context < 2 or forward_tokens < context:
+            raise InputError(
+                f"context must be at least 2 and forward_tokens at least context; found {context} and {forward_tokens}"
+            )
+        if not 0 <= shard[0] < shard[1]:
+            raise InputError(f"shard must be (rank, world) with 0 <= rank < world; found {shard}")
+        self.host, self.texts, self.hook_points = host, texts, list(hook_points)
+        self.batch, self.context, self.seed, self.forward_tokens = batch, context, seed, forward_tokens
+        self.part, self.shard = part, shard
+        self.buffer = MixingBuffer(max(buffer, batch), batch, seed)
+        self.epoch = self.documents = self.forwards = 0
+        self._windows: list[list[list[int]]] = []  # the forward passes of the group at hand
+        self.bos = _bos(host.tokenizer)
+
+    @property
+    def token_policy(self) -> Plain:
+        """How texts become vectors: written into the SAE."""
+        kept = {"padding": "dropped", "special_tokens": "dropped"}
+        return {"context": self.context, "bos": self.bos is not None, **kept}
+
+    @property
+    def about(self) -> Plain:
+        """The host's name and digest, where it has them: written into the SAE."""
+        named = {"model": getattr(self.host, "name", None), "model_digest": getattr(self.host, "digest", None)}
+        return {k: v for k, v in named.items() if v is not None}
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches to the end of the pass; the last one may be smaller."""
+        seen = self.buffer.size > 0
+        yield from self.buffer.drain(self.buffer.capacity)  # what a resumed source still held above its mark
+        for acts in self._forward_passes():
+            seen = True
+            self.buffer.add(acts)
+            yield from self.buffer.drain(self.buffer.capacity)
+        yield from self.buffer.drain(1)
+        if not seen and self.documents == 0:
+            raise MatchedNothing(
+                f"the texts gave no token to read (part {self.part!r}, shard {self.shard}); check the corpus"
+            )
+        self.epoch, self.documents, self.forwards = self.epoch + 1, 0, 0
+
+    def _forward_passes(self) -> Iterator[Batch]:
+        """Kept activations of each forward pass from the current position on. The position moves before a pass is handed out."""
+        documents = iter(self._documents())
+        for _ in islice(documents, self.documents):
+            pass
+        while group := list(islice(documents, GROUP)):
+            number = self.documents // GROUP
+            if number % self.shard[1] == self.shard[0]:
+                planned = self._plan(group, number)
+                while self.forwards < len(planned):
+                    self.forwards += 1
+                    acts = self._harvest(planned[self.forwards - 1])
+                    if len(next(iter(acts.values()))):
+                        yield acts
+            self.documents, self.forwards = self.documents + len(group), 0
+
+    def _documents(self) -> Iterator[str]:
+        texts = self.texts
+        stream = read_corpus(texts) if isinstance(texts, str | Path) else texts() if callable(texts) else texts
+        for text in stream:
+            held_out = zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
+            if self.part == "all" or held_out == (self.part == "held_out"):
+                yield text
+
+    def _plan(self, group: list[str], number: int) -> list[list[list[int]]]:
+        """The group's windows, dealt to forward passes by length; the passes in random order."""
+        head = [] if self.bos is None else [self.bos]
+        step = self.context - len(head)
+        rows = self.host.tokenizer(group, add_special_tokens=False, verbose=False)["input_ids"]
+        windows = [head + ids[i : i + step] for ids in rows for i in range(0, len(ids), step)]
+        windows.sort(key=len)
+        planned: list[list[list[int]]] = []
+        for w in windows:
+            if not planned or (len(planned[-1]) + 1) * len(w) > self.forward_tokens:
+                planned.append([])
+            planned[-1].append(w)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{self.epoch}/{number}".encode()))
+        return [planned[i] for i in torch.randperm(len(planned), generator=generator).tolist()]
+
+    def _harvest(self, windows: list[list[int]]) -> Batch:
+        width = max(map(len, windows))
+        tokenizer = self.host.tokenizer
+        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        ids = torch.tensor([w + [pad] * (width - len(w)) for w in windows])
+        mask = torch.tensor([[1] * len(w) + [0] * (width - len(w)) for w in windows])
+        with torch.no_grad():
+            acts = self.host.activations(ids, mask, self.hook_points)
+            keep = self.host.keep_mask(ids, mask)
+            if keep.all():
+                return {p: acts[p].flatten(0, 1) for p in self.hook_points}
+            return {p: acts[p][keep.to(acts[p].device)] for p in self.hook_points}
+
+    def _settings(self) -> Plain:
+        names = ("context", "seed", "batch", "forward_tokens", "part", "hook_points")
+        corpus = str(self.texts) if isinstance(self.texts, str | Path) else None
+        return {
+            **{n: getattr(self, n) for n in names},
+            "corpus": corpus,
+            "shard": list(self.shard),
+            "buffer": self.buffer.capacity,
+        }
+
+    def state(self) -> SourceState:
+        """Position in the texts, and the buffered activations."""
+        values: Plain = {
+            "epoch": self.epoch,
+            "documents": self.documents,
+            "forwards": self.forwards,
+            "settings": self._settings(),
+        }
+        return SourceState(self.buffer.state().nested("buffer").tensors, values)
+
+    def restore(self, state: SourceState) -> None:
+        """Goes on behind the last batch handed out.
+
+        Raises:
+            InputError: The state belongs to a source with other settings.
+        """
+        values = state.values
+        check_same("activation source", values["settings"], self._settings())  # pyright: ignore[reportArgumentType]: written by `state`
+        self.epoch, self.documents, self.forwards = (int(str(values[k])) for k in ("epoch", "documents", "forwards"))
+        self.buffer.restore(state.inner("buffer", {}))
+
+
+def _bos(tokenizer: Tokenizer) -> int | None:
+    """The BOS token, where the tokenizer puts it before a text by itself."""
+    ids = list(tokenizer("a")["input_ids"])
+    return (
+        tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+    )

@@ -1,0 +1,193 @@
+"""One SAE in training: weights, optimiser, dead counts, input scale; a step, and everything needed to go on from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..base.errors import ArtefactError, InputError, NumericsError
+from . import distributed
+from .config import CALIBRATED, TOPK_FAMILY, SAEConfig, TrainConfig
+from .losses import Coefficients, Loss, variance
+from .sae import SAE, geometric_median
+from .schedules import dead_window, ramp
+from .sources.base import Batch, Plain
+from .sparse import FusedAdam, attach_row_grad, detach_row_grad
+
+
+@dataclass(frozen=True)
+class HookPair:
+    """Where an SAE reads and what it reconstructs; the same for an autoencoder."""
+
+    read: str
+    write: str
+
+    def vectors(self, batch: Batch, like: Tensor) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """Input and target of a batch, on the device and in the dtype of `like`."""
+        x = batch[self.read].to(like)
+        return x, x if self.read == self.write else batch[self.write].to(like)
+
+
+def scale_of(x: Float[Tensor, "n d"], normalize: str) -> float:
+    """The factor that brings vectors to a common size: `unit` to E|x|^2 = 1 (dictionary_learning), `sqrt_d` to a mean norm of sqrt(d)
+    (Anthropic, April 2024 update; sae-lens `expected_average_only_in`), `none`: 1.
+
+    Raises:
+        InputError: All vectors are zero.
+    """
+    if normalize == "none":
+        return 1.0
+    norms = x.double().norm(dim=1)
+    size = float(norms.pow(2).mean().sqrt()) if normalize == "unit" else float(norms.mean()) / x.shape[1] ** 0.5
+    if size == 0:
+        raise InputError(
+            "all activations are zero, so they cannot be normalised; check the hook point, or set normalize='none'"
+        )
+    return 1.0 / size
+
+
+class Trainee:
+    """An SAE with what its training needs beside it.
+
+    Args:
+        cfg: The SAE.
+        config: The run.
+        hooks: Where its vectors stand in a batch.
+        device: Where it is trained.
+    """
+
+    def __init__(self, cfg: SAEConfig, config: TrainConfig, hooks: HookPair, device: torch.device) -> None:
+        self.cfg, self.config, self.hooks = cfg, config, hooks
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.sae = SAE(cfg).to(device)
+        self.scale_in = self.scale_out = 1.0
+        self.vectors_seen = 0
+        self.since_fired = torch.zeros(cfg.d_sae, dtype=torch.int64, device=device)
+        self.window = dead_window(config.n_steps, config.batch, config.dead_window)
+        if cfg.architecture in TOPK_FAMILY:
+            attach_row_grad(self.sae.W_enc)
+            attach_row_grad(self.sae.W_dec)
+        rest = [p for p in self.sae.parameters() if p is not self.sae.W_dec]
+        decoder = {"params": [self.sae.W_dec], "unit_rows": config.unit_decoder, "remove_parallel": config.unit_decoder}
+        betas = (config.beta1, config.beta2)
+        self.optimizer = FusedAdam(
+            [{"params": rest}, decoder], lr=config.lr, betas=betas, eps=config.adam_eps, max_norm=config.clip
+        )
+
+    @torch.no_grad()
+    def start(self, sample: Batch) -> None:
+        """Sets the scale of input and target from a sample, and `b_dec` to the geometric median of the scaled targets of one batch.
+
+        *Scaling and evaluating sparse autoencoders* (Gao et al., 2024), App. A.1, starts the bias so.
+        """
+        x, y = (distributed.gather_rows(t) for t in self.hooks.vectors(sample, self.sae.b_dec))
+        self.scale_in = scale_of(x, self.config.normalize)
+        self.scale_out = self.scale_in if self.hooks.read == self.hooks.write else scale_of(y, self.config.normalize)
+        if self.config.init_b_dec:
+            self.sae.b_dec.copy_(geometric_median(y[: self.config.batch] * self.scale_out))
+
+    @property
+    def dead(self) -> Bool[Tensor, " d_sae"]:
+        """Latents that have been silent for the window."""
+        return self.since_fired >= self.window
+
+    def step(self, batch: Batch, step: int, lr: float, log: bool) -> dict[str, float]:
+        """One update with the batch of step `step` (from 0).
+
+        Returns:
+            With `log` the batch's figures under SAELens' names, else nothing.
+
+        Raises:
+            NumericsError: The loss is not finite.
+        """
+        x, y = self.hooks.vectors(batch, self.sae.b_dec)
+        y = y * self.scale_out
+        x = y if self.hooks.read == self.hooks.write else x * self.scale_in
+        config = self.config
+        sparsity = config.l1 * ramp(step, round(config.l1_warmup * config.n_steps))
+        loss = self.sae.training_forward(x, y, self.dead, Coefficients(sparsity, config.auxk_coef, config.pre_act_coef))
+        if not torch.isfinite(loss.total):
+            raise NumericsError(f"the loss is {float(loss.total)} at step {step}; lower lr, or look at the activations")
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        distributed.average_gradients(self.sae.parameters())
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.vectors_seen += config.batch
+        self.since_fired += config.batch
+        self.since_fired[distributed.all_sum(loss.fired()) > 0] = 0
+        return self._figures(loss, y, lr, sparsity) if log else {}
+
+    def _figures(self, loss: Loss, y: Tensor, lr: float, sparsity: float) -> dict[str, float]:
+        mse, total, term, aux, l0 = distributed.all_mean(
+            torch.tensor([float(v) for v in (loss.mse, loss.total, loss.sparsity, loss.auxk, loss.l0())])
+        ).tolist()
+        names = {"relu": "l1_loss", "gated": "l1_loss", "jumprelu": "l0_loss"}
+        aux_names = {"jumprelu": "pre_act_loss", "gated": "auxiliary_reconstruction_loss"}
+        own = (
+            {f"losses/{names[self.cfg.architecture]}": sparsity * term, "details/l1_coefficient": sparsity}
+            if self.cfg.architecture in names
+            else {}
+        )
+        return {
+            "losses/overall_loss": total,
+            "losses/mse_loss": mse,
+            f"losses/{aux_names.get(self.cfg.architecture, 'auxiliary_reconstruction_loss')}": aux,
+            **own,
+            "metrics/explained_variance": 1 - mse / max(float(variance(y)), 1e-30),
+            "metrics/l0": l0,
+            "sparsity/dead_features": int(self.dead.sum()),
+            "sparsity/mean_passes_since_fired": float(self.since_fired.double().mean()) / self.config.batch,
+            "details/current_learning_rate": lr,
+            "details/n_training_samples": self.vectors_seen,
+        }
+
+    def state(self) -> tuple[dict[str, Tensor], Plain]:
+        """Everything that `restore` needs."""
+        tensors = {f"weights.{k}": t for k, t in self.sae.state_dict().items()} | {"since_fired": self.since_fired}
+        for name, p in self.sae.named_parameters():
+            tensors |= {f"adam.{name}.{k}": t for k, t in self.optimizer.state[p].items()}
+        return tensors, {"scale_in": self.scale_in, "scale_out": self.scale_out, "vectors_seen": self.vectors_seen}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping) -> None:
+        """Inverse of `state`.
+
+        Raises:
+            ArtefactError: A tensor is missing.
+        """
+        try:
+            self.sae.load_state_dict({k: tensors[f"weights.{k}"] for k in self.sae.state_dict()})
+            self.since_fired.copy_(tensors["since_fired"])
+            for name, p in self.sae.named_parameters():
+                cut = f"adam.{name}."
+                held = {k.removeprefix(cut): t for k, t in tensors.items() if k.startswith(cut)}
+                if held:
+                    moments = {k: torch.empty_like(p).copy_(held[k]) for k in ("exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[p] = {"step": held["step"], **moments}
+        except KeyError as e:
+            raise ArtefactError(f"the checkpoint lacks the tensor {e}") from None
+        self.scale_in, self.scale_out, self.vectors_seen = (
+            values["scale_in"],
+            values["scale_out"],
+            values["vectors_seen"],
+        )
+
+    @torch.no_grad()
+    def trained(self, sample: Batch) -> SAE:
+        """Ends the training: folds the scale into the weights, and sets the inference threshold so that unseen vectors have `k` latents.
+
+        Args:
+            sample: Vectors that were not trained on.
+        """
+        for p in self.sae.parameters():
+            detach_row_grad(p)
+            p.grad = None
+        self.sae.fold_scale(self.scale_in, self.scale_out)
+        if self.cfg.architecture in CALIBRATED:
+            self.sae.calibrate_threshold(self.hooks.vectors(sample, self.sae.b_dec)[0])
+        return self.sae

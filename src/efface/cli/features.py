@@ -1,0 +1,81 @@
+"""`efface features | gate`: which features carry a concept, and a calibrated detector made of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..base.errors import InputError
+from ..base.files import write_json
+from . import options as o
+
+if TYPE_CHECKING:
+    from ..llm.host import Host
+    from ..sae import SAE
+
+
+def host_and_saes(sae: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Host, list[SAE]]":
+    """The SAEs, and the host that is written in them (or `model`)."""
+    from ..sae import SAE
+
+    saes = [SAE.load(p) for p in o.sae_folders(sae)]
+    named = {s.card.get("model") for s in saes}
+    if model is None and (len(named) != 1 or None in named):
+        raise InputError(f"--sae: the SAEs name {sorted(map(str, named))} as their model; say which with --model")
+    return o.load_host(model or str(named.pop()), dtype, device), saes
+
+
+def features(
+    sae: o.Saes,
+    concept: o.OneConcept,
+    top: Annotated[int, typer.Option("--top", help="How many to print.")] = 20,
+    model: o.OptionalModel = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    as_json: o.Json = False,
+) -> None:
+    """Ranked features of a concept: evidence, held-out detection scores, false triggers on neighbours."""
+    o.sae_folders(sae)
+    from ..deactivate.concept import Concept
+    from ..llm.features import features as find
+
+    wanted = Concept.load(concept)
+    host, saes = host_and_saes(sae, model, dtype, device)
+    report = find(host, wanted, saes, other_model=model is not None)
+    rows = [
+        [f.hook_point, str(f.id), f.direction.removeprefix("suppress_"), *(_figure(f.auroc.get(s)) for s in ("train", "validation", "test")), f"{f.rho:.1f}", " ".join(f.promoted[:6])]
+        for f in report.features[:top]
+    ]
+    text = o.table(["hook point", "feature", "end", "train", "val", "test", "rho", "promotes"], rows)
+    text += f"\nset of {report.n_set}: AUROC {report.set_auroc}; false triggers on test {report.triggers}"
+    o.emit({**report.to_dict(), "features": report.to_dict()["features"][:top]}, text, as_json)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def gate(
+    sae: o.Saes,
+    concept: o.OneConcept,
+    out: o.Out,
+    fpr: Annotated[float, typer.Option("--fpr", help="False-positive rate on the general pool.")] = 0.01,
+    model: o.OptionalModel = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    as_json: o.Json = False,
+) -> None:
+    """Calibrates a gate alone: ROC on validation, threshold, intervals; then what it does on test."""
+    if out.exists():
+        raise InputError(f"--out {out} exists already; choose another name")
+    o.sae_folders(sae)
+    from ..deactivate.concept import Concept
+    from ..llm.gating import concept_gate, judge_gate
+
+    wanted = Concept.load(concept)
+    host, saes = host_and_saes(sae, model, dtype, device)
+    made = concept_gate(host, wanted, saes, fpr=fpr)
+    report = judge_gate(host, made, wanted)
+    made.save(out)
+    write_json(out / "test.json", report)
+    o.emit({"out": str(out), **report}, "\n".join(f"{k:34}{v}" for k, v in report.items()), as_json)

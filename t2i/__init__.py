@@ -1,0 +1,5 @@
+"""Text-to-image hosts, erasers and their evaluation."""
+
+from .. import __version__ as _version
+
+__all__: list[str] = []

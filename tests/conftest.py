@@ -1,0 +1,29 @@
+"""Fixtures that every test shares: seeds, no downloads, one thread."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("EFFACE_QUIET", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test starts from the same random numbers."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder for this test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("EFFACE_CACHE", str(folder))
+    return folder

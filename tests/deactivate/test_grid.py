@@ -1,0 +1,126 @@
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from efface.base.errors import InputError, MatchedNothing, UnknownName
+from efface.deactivate.evaluation.grid import Grid, run_grid
+
+HERE = Path(__file__).parent.parent
+CELL = "grid_cells:score"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFACE_QUIET", "1")
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+
+
+def grid(*erasers: str, **more: object) -> Grid:
+    return Grid(CELL, {"eraser": erasers, "seed": (0, 1)}, **more)  # type: ignore[arg-type]
+
+
+def calls(out: Path) -> list[str]:
+    return sorted((out / "calls.txt").read_text().splitlines())
+
+
+def test_done_cells_are_not_computed_again(tmp_path: Path) -> None:
+    first = run_grid(grid("a"), tmp_path)
+    assert [o.figures["margin"] for o in first.outcomes] == [0.0, 0.5]
+    run_grid(grid("a", "b"), tmp_path)
+    assert calls(tmp_path) == ["a 0", "a 1", "b 0", "b 1"]
+    run_grid(grid("a", common={"shift": 1}), tmp_path)  # other inputs: other cells
+    assert calls(tmp_path).count("a 0") == 2
+
+
+def test_a_failure_is_recorded_not_fatal_and_tried_again(tmp_path: Path) -> None:
+    table = run_grid(grid("broken", "a"), tmp_path)
+    assert [o.status for o in table.outcomes] == ["failed", "failed", "done", "done"]
+    assert "no such layer" in (tmp_path / "table.txt").read_text()
+    assert "Traceback" in table.failed[0].error
+    kept = run_grid(grid("broken", "a"), tmp_path, retry_failed=False)
+    assert len(kept.failed) == 2
+    assert calls(tmp_path).count("broken 0") == 1
+    (tmp_path / "mended").touch()
+    assert not run_grid(grid("broken", "a"), tmp_path).failed
+    assert calls(tmp_path).count("a 0") == 1
+
+
+def test_nan_figures_are_failures(tmp_path: Path) -> None:
+    table = run_grid(grid("nan"), tmp_path)
+    assert [o.status for o in table.outcomes] == ["failed", "failed"]
+    assert not table.failed[0].figures
+
+
+def test_an_interrupt_ends_the_run_and_keeps_what_is_done(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid("a", "interrupted", "b"), tmp_path)
+    assert calls(tmp_path) == ["a 0", "a 1", "interrupted 0"]
+    (tmp_path / "mended").touch()
+    assert not run_grid(grid("a", "interrupted", "b"), tmp_path).failed
+    assert calls(tmp_path).count("a 0") == 1
+
+
+def test_a_half_written_cell_is_computed_again(tmp_path: Path) -> None:
+    run_grid(grid("a"), tmp_path)
+    (tmp_path / "cells" / grid("a").cells()[0].key / "cell.json").write_text('{"format": 1, "ke')
+    assert not run_grid(grid("a"), tmp_path).failed
+    assert calls(tmp_path) == ["a 0", "a 0", "a 1"]
+
+
+def test_other_processes_and_other_executors_give_the_same(tmp_path: Path) -> None:
+    pooled = run_grid(grid("a", "broken"), tmp_path / "p", workers=1)
+    assert [o.status for o in pooled.outcomes] == ["done", "done", "failed", "failed"]
+    assert pooled.outcomes[0].figures["pid"] != os.getpid()
+    with ThreadPoolExecutor(2) as threads:
+        table = run_grid(grid("a", "broken"), tmp_path / "t", executor=threads)
+    assert [o.status for o in table.outcomes] == ["done", "done", "failed", "failed"]
+
+
+def test_a_dead_worker_is_a_recorded_failure(tmp_path: Path) -> None:
+    table = run_grid(grid("killed"), tmp_path, workers=1)
+    assert {o.status for o in table.outcomes} == {"failed"}
+    assert "worker process died" in table.outcomes[0].error
+
+
+def test_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        f"format: 1\ncell: {CELL}\naxes: {{eraser: [a, {{name: a, set: {{k: 3}}}}], seed: [0, 1, 1], host: tiny}}\n"
+        "common: {shift: 2}\nexclude: [{eraser: a, seed: 1}]\n"
+    )
+    cells = Grid.load(path).cells()
+    assert [(c.axes["eraser"], c.axes["seed"]) for c in cells] == [
+        ("a", 0), ({"name": "a", "set": {"k": 3}}, 0), ({"name": "a", "set": {"k": 3}}, 1),
+    ]  # fmt: skip
+    assert cells[0].inputs == {"shift": 2, "eraser": "a", "seed": 0, "host": "tiny"}
+    assert len({c.key for c in cells}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nexlude: []", UnknownName, "exclude"),
+        ("format: 2\ncell: m:f\naxes: {a: [1]}", InputError, "format 2"),
+        ("format: 1\ncell: m.f\naxes: {a: [1]}", InputError, "package.module:function"),
+        ("format: 1\ncell: m:f\naxes: {a: []}", MatchedNothing, "at least one value"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nexclude: [{a: 2}]", MatchedNothing, "no value 2"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nexclude: [{a: 1}]", MatchedNothing, "leaves no cell"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nexclude: [{b: 2}]", UnknownName, "axis"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\ncommon: {a: 2}", InputError, "axis too"),
+        ("a: [", InputError, "not YAML"),
+        ("- 1", InputError, "mapping"),
+    ],
+)
+def test_bad_grids(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
+    (tmp_path / "g.yaml").write_text(text)
+    with pytest.raises(error, match=message):
+        Grid.load(tmp_path / "g.yaml")
+
+
+def test_an_unknown_function_is_named(tmp_path: Path) -> None:
+    table = run_grid(Grid("grid_cells:scores", {"seed": (0,)}), tmp_path)
+    assert "nearest: grid_cells:score" in table.outcomes[0].error

@@ -1,0 +1,108 @@
+"""Two gloo processes agree with one on the same global batch: selection, dead counts, AuxK, clipping, scale and threshold are global."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from efface.base.files import load_tensors
+from efface.sae import SAEConfig, TrainConfig, train
+
+D, BATCH, STEPS = 12, 64, 30
+SCRIPT = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from efface.sae import SAEConfig, TrainConfig, distributed, train
+distributed.begin()
+rank, world = distributed.rank(), distributed.world()
+assert world == 2
+for job in json.loads(sys.argv[1]):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4096, 12, generator=g).exp()
+    half = job["train"]["batch"] // 2
+    mine = [p[rank * half : (rank + 1) * half] for p in x.split(2 * half)]
+    train(SAEConfig(**job["sae"]), mine, TrainConfig(**job["train"]), out=job["out"])
+"""
+
+
+def job(architecture, out, **options):
+    sae = {"architecture": architecture, "d_in": D, "d_sae": 40, "k": 4, "dtype": "float64"}
+    if architecture == "jumprelu":
+        sae |= {"threshold_init": 0.05, "bandwidth": 0.1, "sparsity_loss": "quadratic", "target_l0": 5.0}
+    run = {
+        "steps": STEPS,
+        "batch": BATCH,
+        "lr": 1e-3,
+        "warmup": 5,
+        "dead_window": 128,
+        "auxk_coef": 0.5,
+        "log_every": 10,
+        "clip": 0.05,
+    }
+    return {"sae": sae, "train": {**run, "normalize_vectors": 256, **options}, "out": str(out)}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_two(jobs):
+    port = str(free_port())
+    started = []
+    for rank in range(2):
+        env = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        env |= {
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+            "EFFACE_QUIET": "1",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        command = [sys.executable, "-c", SCRIPT, json.dumps(jobs)]
+        started.append(subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-3000:]
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    torch.set_num_threads(1)
+    kinds = ["relu", "topk", "batchtopk", "jumprelu", "matryoshka", "gated"]
+    run_two([job(kind, tmp_path / "two" / kind) for kind in kinds])
+    x = torch.randn(4096, D, generator=torch.Generator().manual_seed(0)).exp()
+    for kind in kinds:
+        one, two = tmp_path / "one" / kind, tmp_path / "two" / kind
+        told = job(kind, one)
+        train(SAEConfig(**told["sae"]), list(x.split(BATCH)), TrainConfig(**told["train"]), out=one)
+        a, b = (load_tensors(p / "sae_weights.safetensors") for p in (one, two))
+        for name in a:
+            torch.testing.assert_close(
+                a[name], b[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name, k=kind: f"{k} {n}: {m}"
+            )
+        lines = [[json.loads(s) for s in (p / "train.jsonl").read_text().splitlines()] for p in (one, two)]
+        for left, right in zip(*lines, strict=True):
+            assert left == pytest.approx(right, rel=1e-4, abs=1e-5), kind
+    # The control: one process that sees only the first half of every batch ends elsewhere.
+    told = job("batchtopk", tmp_path / "half")
+    train(
+        SAEConfig(**told["sae"]),
+        [p[: BATCH // 2] for p in x.split(BATCH)],
+        TrainConfig(**told["train"]),
+        out=tmp_path / "half",
+    )
+    half = load_tensors(tmp_path / "half" / "sae_weights.safetensors")
+    assert not torch.allclose(
+        half["W_dec"], load_tensors(tmp_path / "one" / "batchtopk" / "sae_weights.safetensors")["W_dec"], atol=1e-3
+    )

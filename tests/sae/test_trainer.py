@@ -1,0 +1,283 @@
+"""Training: schedules, scale, dead counts, what is saved and measured, several hook points in one pass, bad input."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from efface.base.errors import InputError, MatchedNothing, NumericsError
+from efface.base.files import load_tensors
+from efface.sae import SAE, SAEConfig, TrainConfig, evaluate, train
+from efface.sae.schedules import dead_window, learning_rate, ramp
+from efface.sae.trainer import train_many
+from efface.sae.training_state import HookPair, Trainee, scale_of
+
+torch.set_num_threads(1)
+D, N = 16, 24
+
+
+def planted(n=20_000, seed=0, scale=1.0, active=3):
+    """Sparse sums of N fixed unit directions, shifted: (vectors, directions)."""
+    directions = torch.nn.functional.normalize(torch.randn(N, D, generator=torch.Generator().manual_seed(7)), dim=1)
+    g = torch.Generator().manual_seed(seed)
+    on = torch.rand(n, N, generator=g) < active / N
+    strength = on * (0.5 + torch.rand(n, N, generator=g))
+    return (strength @ directions + 0.3) * scale, directions
+
+
+def stream(x, size=200):
+    return list(x.split(size))
+
+
+def sae_config(architecture="topk", **options):
+    return SAEConfig(architecture, **{"d_in": D, "d_sae": 48, "k": 3, **options})
+
+
+def config(**options):
+    return TrainConfig(**{"steps": 200, "batch": 128, "lr": 3e-3, "warmup": 10, "log_every": 20, **options})
+
+
+def card(folder):
+    return json.loads((folder / "efface.json").read_text())
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def test_learning_rate_rises_stays_and_falls():
+    rates = [learning_rate(s, 100, 2.0, 10, 0.2) for s in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9:80] == [2.0] * 71
+    assert all(a > b > 0 for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert rates[-1] == pytest.approx(2.0 / 21)
+    assert [ramp(s, 0) for s in range(2)] == [1.0, 1.0]
+    with pytest.raises(InputError, match="step"):
+        learning_rate(100, 100, 1.0, 0, 0.0)
+
+
+def test_dead_window_counts_vectors():
+    assert dead_window(1000, 2048) == 102_400
+    assert dead_window(10**6, 2048) == 10_000_000
+    assert dead_window(1000, 2048, 77) == 77
+
+
+@pytest.mark.parametrize("normalize", ["unit", "sqrt_d", "none"])
+def test_scale(normalize):
+    x, _ = planted(scale=40.0)
+    y = x * scale_of(x, normalize)
+    size = {"unit": y.pow(2).sum(1).mean(), "sqrt_d": y.norm(dim=1).mean() / D**0.5, "none": y.norm() / x.norm()}[
+        normalize
+    ]
+    assert float(size) == pytest.approx(1.0, abs=1e-4)
+    if normalize != "none":
+        with pytest.raises(InputError, match="zero"):
+            scale_of(torch.zeros(3, D), normalize)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka"])
+def test_200_steps_leave_the_l0_asked_for(tmp_path, architecture):
+    x, _ = planted()
+    new = stream(planted(4000, seed=1)[0])
+    sae = train(sae_config(architecture), stream(x), config(), out=tmp_path / "s", held_out=new)
+    metrics = card(tmp_path / "s")["metrics"]
+    assert metrics["l0"] == pytest.approx(3, rel=0.05)
+    assert metrics["measured_on"] == "held-out source"
+    again = evaluate(SAE.load(tmp_path / "s"), new)
+    assert again["fvu"] == pytest.approx(metrics["fvu"], rel=1e-6)
+    assert metrics["fvu"] < 0.35
+    untrained = evaluate(SAE(sae.cfg), new)
+    assert untrained["fvu"] > 2 * metrics["fvu"]
+    assert not (tmp_path / "s" / "checkpoints").exists()
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
+        "cfg.json",
+        "efface.json",
+        "sae_weights.safetensors",
+        "train.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["relu", "gated", "jumprelu"])
+def test_the_other_architectures_learn(tmp_path, architecture):
+    x, _ = planted()
+    options = {"jumprelu": {"threshold_init": 0.05, "bandwidth": 0.1}}.get(architecture, {})
+    train(sae_config(architecture, **options), stream(x), config(l1=3e-3), out=tmp_path / "s")
+    lines, metrics = log(tmp_path / "s"), card(tmp_path / "s")["metrics"]
+    assert lines[-1]["losses/mse_loss"] < 0.5 * lines[0]["losses/mse_loss"]
+    assert metrics["fvu"] < 0.35
+    assert metrics["measured_on"] == "training vectors: the source was read more than once"
+
+
+def test_planted_features_come_back_and_few_are_dead(tmp_path):
+    x, directions = planted(60_000)
+    sae = train(sae_config("batchtopk", d_sae=N), stream(x), config(steps=900, batch=256), out=tmp_path / "s")
+    cosine = torch.nn.functional.normalize(sae.W_dec, dim=1) @ directions.T
+    assert float(cosine.max(0).values.mean()) > 0.9
+    assert card(tmp_path / "s")["metrics"]["dead_share"] < 0.01
+    first = torch.nn.functional.normalize(SAE(sae.cfg).W_dec, dim=1) @ directions.T
+    assert float(first.max(0).values.mean()) < 0.8
+
+
+def test_the_input_scale_is_folded_into_the_saved_weights(tmp_path):
+    made = []
+    for scale in (1.0, 64.0):
+        x, _ = planted(scale=scale)
+        sae = train(sae_config(), stream(x), config(steps=60), out=tmp_path / str(scale))
+        made.append(sae)
+        torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(48), atol=1e-4, rtol=0)
+    x, _ = planted(500, seed=3)
+    torch.testing.assert_close(made[0](x) * 64, made[1](x * 64), atol=1e-2, rtol=1e-3)
+    assert card(tmp_path / "64.0")["training"]["scale_in"] == pytest.approx(
+        card(tmp_path / "1.0")["training"]["scale_in"] / 64
+    )
+
+
+def test_the_log_has_saelens_names(tmp_path):
+    train(sae_config(), stream(planted()[0]), config(steps=40, dead_window=256), out=tmp_path / "s")
+    lines = log(tmp_path / "s")
+    assert [line["step"] for line in lines] == [20, 40]
+    names = "losses/mse_loss losses/overall_loss losses/auxiliary_reconstruction_loss metrics/explained_variance metrics/l0 sparsity/dead_features"
+    assert set(names.split()) < lines[0].keys()
+    assert lines[1]["details/n_training_samples"] == 40 * 128
+    assert lines[1]["details/current_learning_rate"] < 3e-3
+    assert lines[1]["metrics/l0"] == 3
+
+
+def trainee(architecture="topk", **options):
+    made = Trainee(sae_config(architecture), config(**options), HookPair("x", "x"), torch.device("cpu"))
+    x, _ = planted(2000)
+    made.start({"x": x})
+    return made, x
+
+
+def test_start_puts_the_bias_at_the_median_of_the_scaled_vectors():
+    made, x = trainee(batch=2000)
+    scaled = x * made.scale_in
+    distance = (scaled - made.sae.b_dec).norm(dim=1).mean()
+    assert distance < (scaled - scaled.mean(0)).norm(dim=1).mean() + 1e-5
+    assert distance < scaled.norm(dim=1).mean() * 0.99
+    none, _ = trainee(init_b_dec=False)
+    assert torch.equal(none.sae.b_dec, torch.zeros(D))
+
+
+def test_dead_counts_are_in_vectors():
+    made, x = trainee(dead_window=300)
+    with torch.no_grad():
+        made.sae.b_enc[:5] = -100.0
+    for step in range(3):
+        assert not made.dead.any()
+        made.step({"x": x[:128]}, step, 1e-4, log=False)
+    assert made.since_fired[:5].tolist() == [384] * 5
+    assert made.dead[:5].all()
+    assert int(made.since_fired.min()) == 0
+
+
+def test_decoder_rows_keep_their_norm_only_where_asked():
+    for unit in (True, False):
+        made, x = trainee(unit_decoder=unit)
+        for step in range(5):
+            made.step({"x": x[:128]}, step, 3e-2, log=False)
+        off = (made.sae.W_dec.norm(dim=1) - 1).abs().max()
+        assert (float(off) < 1e-5) == unit
+
+
+def test_clipping_bounds_the_step():
+    made, x = trainee(clip=1e-9)
+    made.step({"x": x[:128]}, 0, 1e-3, log=False)
+    assert float(made.optimizer.grad_norm) > 1e-3
+    assert max(float(s["exp_avg"].norm()) for s in made.optimizer.state.values()) < 1e-9
+
+
+def test_several_hook_points_train_in_one_pass(tmp_path):
+    x, _ = planted(6000)
+    passes = []
+
+    class Both:
+        def __iter__(self):
+            passes.append(1)
+            return iter([{"a": p, "b": p.flip(1), "unused": p} for p in x.split(200)])
+
+    cfgs = {"a": sae_config(), "b": sae_config("batchtopk")}
+    both = train_many(cfgs, Both(), config(steps=20), out=tmp_path / "both")
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["a", "b", "train.jsonl"]
+    assert len(passes) == 2  # 20 steps, the threshold's sample and the metrics' sample
+    assert {line["hook_point"] for line in log(tmp_path / "both")} == {"a", "b"}
+    assert card(tmp_path / "both" / "b")["hook_point"] == "b"
+    alone = train(cfgs["a"], [{"a": p} for p in x.split(200)], config(steps=20), out=tmp_path / "alone")
+    assert torch.equal(alone.W_dec, both["a"].W_dec)
+    assert not torch.equal(alone.W_dec, both["b"].W_dec)
+    with pytest.raises(InputError, match="at least one hook point"):
+        train_many({}, Both(), config(), out=tmp_path / "none")
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_two_hook_points_give_a_transcoder(tmp_path, skip):
+    x, _ = planted(8000)
+    y = torch.tanh(x[:, :6] * 2) * 30
+    batches = [{"mlp_in": a, "mlp_out": b} for a, b in zip(x.split(200), y.split(200), strict=True)]
+    train(sae_config(d_out=6, skip=skip, k=8), batches, config(steps=300), out=tmp_path / "t")
+    told = card(tmp_path / "t")
+    assert (told["hook_point"], told["hook_point_out"]) == ("mlp_in", "mlp_out")
+    assert told["metrics"]["fvu"] < 0.3
+    with pytest.raises(InputError, match="two hook points and d_out"):
+        train(sae_config(), batches, config(), out=tmp_path / "u")
+
+
+def test_nan_stops_the_run_and_leaves_the_batch(tmp_path):
+    x, _ = planted(5000)
+    x[3000, 5] = torch.nan
+    with pytest.raises(NumericsError, match=r"'x', vector \d+ of step 23") as stopped:
+        train(sae_config(), stream(x), config(normalize_vectors=256), out=tmp_path / "s")
+    saved = next((tmp_path / "s").glob("bad-batch-*.safetensors"))
+    assert str(saved) in str(stopped.value)
+    assert torch.isnan(load_tensors(saved, finite=False)["x"]).sum() == 1
+    assert not (tmp_path / "s" / "efface.json").exists()
+
+
+def test_bad_input_is_refused_before_anything_is_written(tmp_path):
+    x = stream(planted(2000)[0])
+    for kind, words, call in [
+        (InputError, "d_in is 8, but", lambda out: train(sae_config(d_in=8), x, config(), out=out)),
+        (InputError, "iterable", lambda out: train(sae_config(), 3, config(), out=out)),
+        (MatchedNothing, "no more", lambda out: train(sae_config(), [], config(), out=out)),
+        (InputError, "train_many", lambda out: train(sae_config(), [dict.fromkeys("abc", x[0])], config(), out=out)),
+        (
+            InputError,
+            "hook point 'q' is not among",
+            lambda out: train_many({"q": sae_config()}, [{"a": x[0]}], config(), out=out),
+        ),
+    ]:
+        with pytest.raises(kind, match=words):
+            call(tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        train(sae_config(), x, config(), out=tmp_path / "used")
+    assert (tmp_path / "used" / "notes.txt").read_text() == "mine"
+
+
+def test_wandb_only_on_request(tmp_path, monkeypatch):
+    x = stream(planted(2000)[0])
+    sent = []
+
+    class Fake:
+        @classmethod
+        def init(cls, **told):
+            sent.append(told["project"])
+            return cls()
+
+        def log(self, values, step):
+            sent.append((step, values["metrics/l0"]))
+
+        def finish(self):
+            sent.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train(sae_config(), x, config(steps=20), out=tmp_path / "plain")
+    with pytest.raises(InputError, match="pip install"):
+        train(sae_config(), x, config(steps=20, log="wandb"), out=tmp_path / "asked")
+    monkeypatch.setitem(sys.modules, "wandb", Fake)
+    train(sae_config(), x, config(steps=20, log="wandb"), out=tmp_path / "asked")
+    assert sent == ["efface", (20, 3.0), "finished"]
