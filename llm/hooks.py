@@ -67,7 +67,9 @@ def attach(site: HookSite, see: _Seen) -> RemovableHandle:
 
         return site.module.register_forward_hook(after)
 
-    def before(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def before(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
         new = see(_tensor(args[0] if args else kwargs.get("hidden_states"), site))
         if new is None:
             return None

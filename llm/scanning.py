@@ -111,7 +111,7 @@ class Scan:
         return out
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def scan(
     host: "Host", texts: Sequence[str], saes: dict[str, "SAE"], *, batch: int = 16, max_length: int = 128
 ) -> dict[str, Scan]:

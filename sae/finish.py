@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing
-from ..base.files import read_json, write_json
+from ..base.files import read_json
 from . import distributed
 from .config import SAEConfig, TrainConfig
+from .formats.native import MANIFEST, update_card
 from .metrics import evaluate
 from .run import Run, settings_of
 from .sae import SAE
@@ -24,7 +25,6 @@ SAMPLE = 16_384
 """Vectors behind the last step from which a threshold is calibrated; as many again are measured where no held-out source is given."""
 HELD_OUT = 32_768
 """Most vectors read of a held-out source."""
-CARD = "efface.json"
 
 
 def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Tensor] | None) -> dict[str, SAE]:
@@ -71,10 +71,8 @@ def _save(sae: SAE, folder: Path, held_out: list[Tensor | tuple[Tensor, Tensor]]
     try:
         sae.save(work / "sae")
         saved = SAE.load(work / "sae")
-        card = read_json(work / "sae" / CARD)
-        card["metrics"] = {**evaluate(saved, held_out), "measured_on": origin}
-        write_json(work / "sae" / CARD, card)
-        for file in sorted((work / "sae").iterdir(), key=lambda f: (f.name == CARD, f.name)):
+        update_card(work / "sae", metrics={**evaluate(saved, held_out), "measured_on": origin})
+        for file in sorted((work / "sae").iterdir(), key=lambda f: (f.name == MANIFEST, f.name)):
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -86,11 +84,11 @@ def finished(cfgs: Mapping[str, SAEConfig], config: TrainConfig, folders: Mappin
     Raises:
         InputError: An SAE lies there that was trained otherwise.
     """
-    if not all((f / CARD).is_file() for f in folders.values()):
+    if not all((f / MANIFEST).is_file() for f in folders.values()):
         return None
     settings = settings_of(cfgs, config)
     for name, folder in folders.items():
-        card = read_json(folder / CARD)
+        card = read_json(folder / MANIFEST)
         asked = {"sae": settings["saes"][name], "config": settings["train"]}
         trained = card.get("training") or {}
         if any(trained.get(k) != v for k, v in asked.items()):

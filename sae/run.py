@@ -5,7 +5,8 @@ import importlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -140,6 +141,14 @@ class Run:
         path = self.out / f"bad-batch-step-{self.step}-rank-{distributed.rank()}.safetensors"
         save_tensors(path, batch)
         return path
+
+    @contextmanager
+    def keeping(self, batch: Batch) -> Iterator[None]:
+        """Saves the batch where the numbers of a step break, and says where."""
+        try:
+            yield
+        except NumericsError as e:
+            raise NumericsError(f"step {self.step}: {e}; the batch was saved as {self.keep(batch)}") from e
 
     def stopping(self, flag: StopFlag) -> bool:
         """Whether any process was told to stop."""

@@ -112,12 +112,14 @@ def _train(
 def _loop(run: Run, stop: StopFlag) -> None:
     """Step after step: a batch, one update of every SAE, a line in the log, a checkpoint where one is due."""
     config = run.config
-    for step in progress(range(run.step, run.steps), desc="training", unit="step", enabled=distributed.rank() == 0):
+    steps = range(run.step, run.steps)
+    for step in progress(steps, desc="training", unit="step", enabled=distributed.rank() == 0):
         batch = run.feed.next()
         run.check(batch)
         lr = learning_rate(step, run.steps, config.lr, config.warmup, config.decay_fraction)
         for name, trainee in run.trainees.items():
-            figures = trainee.step(batch, step, lr, log=(step + 1) % config.log_every == 0 or step + 1 == run.steps)
+            with run.keeping(batch):
+                figures = trainee.step(batch, step, lr, log=(step + 1) % config.log_every == 0 or step + 1 == run.steps)
             if figures:
                 run.log.write(step + 1, name, figures)
         run.step = step + 1

@@ -7,14 +7,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..base.errors import ArtefactError, InputError, NumericsError
+from ..base.errors import ArtefactError
 from . import distributed
 from .config import CALIBRATED, TOPK_FAMILY, SAEConfig, TrainConfig
 from .losses import Coefficients, Loss, variance
-from .sae import SAE, geometric_median
+from .initialise import geometric_median, input_scale
+from .sae import SAE
 from .schedules import dead_window, ramp
 from .sources.base import Batch, Plain
 from .sparse import FusedAdam, attach_row_grad, detach_row_grad
+
+
+SPARSE = (*TOPK_FAMILY, "jumprelu")
+"""Architectures that touch only active latents: their weight gradients go through `RowGrad`."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +33,6 @@ class HookPair:
         """Input and target of a batch, on the device and in the dtype of `like`."""
         x = batch[self.read].to(like)
         return x, x if self.read == self.write else batch[self.write].to(like)
-
-
-def scale_of(x: Float[Tensor, "n d"], normalize: str) -> float:
-    """The factor that brings vectors to a common size: `unit` to E|x|^2 = 1 (dictionary_learning), `sqrt_d` to a mean norm of sqrt(d)
-    (Anthropic, April 2024 update; sae-lens `expected_average_only_in`), `none`: 1.
-
-    Raises:
-        InputError: All vectors are zero.
-    """
-    if normalize == "none":
-        return 1.0
-    norms = x.double().norm(dim=1)
-    size = float(norms.pow(2).mean().sqrt()) if normalize == "unit" else float(norms.mean()) / x.shape[1] ** 0.5
-    if size == 0:
-        raise InputError(
-            "all activations are zero, so they cannot be normalised; check the hook point, or set normalize='none'"
-        )
-    return 1.0 / size
 
 
 class Trainee:
@@ -67,14 +54,13 @@ class Trainee:
         self.vectors_seen = 0
         self.since_fired = torch.zeros(cfg.d_sae, dtype=torch.int64, device=device)
         self.window = dead_window(config.n_steps, config.batch, config.dead_window)
-        if cfg.architecture in TOPK_FAMILY:
+        if cfg.architecture in SPARSE:
             attach_row_grad(self.sae.W_enc)
             attach_row_grad(self.sae.W_dec)
         rest = [p for p in self.sae.parameters() if p is not self.sae.W_dec]
         decoder = {"params": [self.sae.W_dec], "unit_rows": config.unit_decoder, "remove_parallel": config.unit_decoder}
-        betas = (config.beta1, config.beta2)
         self.optimizer = FusedAdam(
-            [{"params": rest}, decoder], lr=config.lr, betas=betas, eps=config.adam_eps, max_norm=config.clip
+            [{"params": rest}, decoder], lr=config.lr, betas=config.betas, eps=config.eps, max_norm=config.clip
         )
 
     @torch.no_grad()
@@ -84,8 +70,8 @@ class Trainee:
         *Scaling and evaluating sparse autoencoders* (Gao et al., 2024), App. A.1, starts the bias so.
         """
         x, y = (distributed.gather_rows(t) for t in self.hooks.vectors(sample, self.sae.b_dec))
-        self.scale_in = scale_of(x, self.config.normalize)
-        self.scale_out = self.scale_in if self.hooks.read == self.hooks.write else scale_of(y, self.config.normalize)
+        self.scale_in = input_scale(x, self.config.normalize)
+        self.scale_out = self.scale_in if self.hooks.read == self.hooks.write else input_scale(y, self.config.normalize)
         if self.config.init_b_dec:
             self.sae.b_dec.copy_(geometric_median(y[: self.config.batch] * self.scale_out))
 
@@ -109,8 +95,6 @@ class Trainee:
         config = self.config
         sparsity = config.l1 * ramp(step, round(config.l1_warmup * config.n_steps))
         loss = self.sae.training_forward(x, y, self.dead, Coefficients(sparsity, config.auxk_coef, config.pre_act_coef))
-        if not torch.isfinite(loss.total):
-            raise NumericsError(f"the loss is {float(loss.total)} at step {step}; lower lr, or look at the activations")
         self.optimizer.zero_grad()
         loss.total.backward()
         distributed.average_gradients(self.sae.parameters())
@@ -123,9 +107,9 @@ class Trainee:
         return self._figures(loss, y, lr, sparsity) if log else {}
 
     def _figures(self, loss: Loss, y: Tensor, lr: float, sparsity: float) -> dict[str, float]:
-        mse, total, term, aux, l0 = distributed.all_mean(
-            torch.tensor([float(v) for v in (loss.mse, loss.total, loss.sparsity, loss.auxk, loss.l0())])
-        ).tolist()
+        parts = [loss.mse, loss.total, loss.sparsity, loss.auxk]
+        local = torch.tensor([*(float(t.detach()) for t in parts), loss.l0()], dtype=torch.float64)
+        mse, total, term, aux, l0 = distributed.all_mean(local).tolist()
         names = {"relu": "l1_loss", "gated": "l1_loss", "jumprelu": "l0_loss"}
         aux_names = {"jumprelu": "pre_act_loss", "gated": "auxiliary_reconstruction_loss"}
         own = (
@@ -179,7 +163,7 @@ class Trainee:
 
     @torch.no_grad()
     def trained(self, sample: Batch) -> SAE:
-        """Ends the training: folds the scale into the weights, and sets the inference threshold so that unseen vectors have `k` latents.
+        """Ends the training: folds the scale into the weights, and sets inference thresholds so that unseen vectors have the L0 aimed at.
 
         Args:
             sample: Vectors that were not trained on.
@@ -188,6 +172,8 @@ class Trainee:
             detach_row_grad(p)
             p.grad = None
         self.sae.fold_scale(self.scale_in, self.scale_out)
-        if self.cfg.architecture in CALIBRATED:
-            self.sae.calibrate_threshold(self.hooks.vectors(sample, self.sae.b_dec)[0])
+        if self.cfg.architecture == "jumprelu":
+            self.sae.threshold.clamp_(min=0)
+        if self.cfg.architecture in CALIBRATED or (self.cfg.architecture == "jumprelu" and self.cfg.target_l0):
+            self.sae.calibrate_threshold([self.hooks.vectors(sample, self.sae.b_dec)[0]])
         return self.sae

@@ -126,4 +126,6 @@ def tiny_host(
     """A new host each time (safe to edit): English words, d_model 32, d_mlp 64, 3 layers. CPU, milliseconds."""
     tokenizer = tiny_tokenizer(bos)
     model = tiny_model(family, len(tokenizer), n_layers, seed, **overrides)
-    return Host(model.to(dtype), tokenizer, f"tiny-{family}")
+    module: torch.nn.Module = model
+    module.to(dtype)
+    return Host(model, tokenizer, f"tiny-{family}")

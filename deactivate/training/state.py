@@ -22,7 +22,7 @@ class Stateful(Protocol):
         """Position as plain values."""
         ...
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Goes back to a position."""
         ...
 

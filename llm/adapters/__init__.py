@@ -1,6 +1,6 @@
 """Module paths, one file a model family, and nowhere else. `family_of(config)` finds the family of a config."""
 
-from typing import Protocol
+from transformers import PretrainedConfig
 
 from ...base.errors import UnknownName
 from .family import Family
@@ -14,13 +14,7 @@ __all__ = ["FAMILIES", "Family", "family_of"]
 FAMILIES: tuple[Family, ...] = (LLAMA, GEMMA, GPT2, GPT_NEOX)
 
 
-class HasModelType(Protocol):
-    """What is read of a config."""
-
-    model_type: str
-
-
-def family_of(config: HasModelType) -> Family:
+def family_of(config: PretrainedConfig) -> Family:
     """The family that knows where such a model keeps its modules.
 
     Raises:

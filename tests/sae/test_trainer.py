@@ -11,7 +11,7 @@ from efface.base.files import load_tensors
 from efface.sae import SAE, SAEConfig, TrainConfig, evaluate, train
 from efface.sae.schedules import dead_window, learning_rate, ramp
 from efface.sae.trainer import train_many
-from efface.sae.training_state import HookPair, Trainee, scale_of
+from efface.sae.training_state import HookPair, Trainee
 
 torch.set_num_threads(1)
 D, N = 16, 24
@@ -61,19 +61,6 @@ def test_dead_window_counts_vectors():
     assert dead_window(1000, 2048) == 102_400
     assert dead_window(10**6, 2048) == 10_000_000
     assert dead_window(1000, 2048, 77) == 77
-
-
-@pytest.mark.parametrize("normalize", ["unit", "sqrt_d", "none"])
-def test_scale(normalize):
-    x, _ = planted(scale=40.0)
-    y = x * scale_of(x, normalize)
-    size = {"unit": y.pow(2).sum(1).mean(), "sqrt_d": y.norm(dim=1).mean() / D**0.5, "none": y.norm() / x.norm()}[
-        normalize
-    ]
-    assert float(size) == pytest.approx(1.0, abs=1e-4)
-    if normalize != "none":
-        with pytest.raises(InputError, match="zero"):
-            scale_of(torch.zeros(3, D), normalize)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka"])

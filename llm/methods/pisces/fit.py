@@ -200,7 +200,7 @@ def _given(host: "Host", by_layer: Mapping[int, "SAE"], ref: FeatureRef) -> Feat
     sae = by_layer[ref.layer]
     if ref.id >= sae.cfg.d_sae:
         raise InputError(f"features: {ref} is beyond the SAE's {sae.cfg.d_sae} features")
-    with torch.inference_mode():
+    with torch.no_grad():
         return describe(host, hook_point_of(sae), sae, {}, [(ref.id, ref.direction, "given", [])], {})[0]
 
 

@@ -56,7 +56,7 @@ def row_gain(host: "Host", sae: "SAE", space: str) -> Tensor | None:
     return gain.detach()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def layer_problem(
     host: "Host", sae: "SAE", refs: Sequence[FeatureRef], g: Float[Tensor, " m"], config: PiscesConfig, rows: int = 512
 ) -> LayerProblem:
@@ -82,7 +82,7 @@ def _encoded(sae: "SAE", x: Tensor, ids: Tensor) -> Tensor:
     return sae.encode(x)[:, ids.to(x.device)]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def activation_signs(
     host: "Host", texts: Sequence[str], layers: Sequence[int], token_ids: Sequence[int], batch: int = 16, max_length: int = 128
 ) -> dict[int, SignCount]:

@@ -1,0 +1,31 @@
+"""The packaged concept files, and the command that screens their sources and builds them. Load one with `Concept.load(name)`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ... import __version__ as _version
+
+if TYPE_CHECKING:
+    from .assign import Splits, assign
+    from .parse import Item, Source, parse
+    from .screen import ScoreCache, credits, screened
+
+__all__ = ["Item", "ScoreCache", "Source", "Splits", "assign", "credits", "parse", "screened"]
+__version__ = _version
+
+_HOMES = {
+    "Item": "parse",
+    "Source": "parse",
+    "parse": "parse",
+    "Splits": "assign",
+    "assign": "assign",
+    "ScoreCache": "screen",
+    "credits": "screen",
+    "screened": "screen",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,141 @@
+"""Builds the packaged concept files: screens the items of each source on two small models, assigns the splits, writes the YAML.
+
+    python -m efface.llm.concepts.build [NAME …] [--model smollm2 --model gemma3-270m] [--out FOLDER] [--cache FILE]
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...base.errors import InputError, UnknownName
+from ...base.files import cache_dir, write_text
+from ..evaluation.scoring import TEMPLATES
+from .assign import Splits, assign
+from .parse import Item, Source, parse
+from .screen import SCREENING, ScoreCache, credits, screened
+
+if TYPE_CHECKING:
+    from ..host import Host
+
+HERE = Path(__file__).resolve().parent
+MODELS = ("smollm2", "gemma3-270m")
+ENOUGH = 0.80
+"""Base accuracy below which the file's header says so."""
+log = logging.getLogger(__name__)
+
+
+def build(path: Path, hosts: Sequence["Host"], cache: ScoreCache) -> str:
+    """The concept file (YAML) of the source at `path`."""
+    source = parse(path)
+    items, near = (screened(hosts, x, cache) for x in (source.items, source.neighbour_items))
+    log.info("%s: %d of %d items, %d of %d neighbour items kept", path.stem, len(items), len(source.items), len(near), len(source.neighbour_items))
+    splits = assign(source, items, near)
+    table = {h.name: accuracies(h, splits, cache) for h in hosts}
+    kept = {"items": (len(items), len(source.items)), "neighbour items": (len(near), len(source.neighbour_items))}
+    return "\n".join([*header(path.stem, splits, kept, table), "", *body(source, splits), ""])
+
+
+def accuracies(host: "Host", splits: Splits, cache: ScoreCache) -> dict[str, float]:
+    """Accuracy under the scored template by «pool split», and on the test items whose answers are reserved."""
+    result = {}
+    pools = {"items": splits.items, "neighbour items": splits.neighbour_items}
+    for pool, split, items in [(p, s, x) for p, xs in pools.items() for s, x in xs.items()]:
+        got = credits(host, items, TEMPLATES["cloze"], cache)
+        result[f"{pool} {split}"] = sum(got) / len(got)
+        unseen = [c for c, i in zip(got, items, strict=True) if i.answer.casefold() in splits.reserved]
+        if pool == "items" and split == "test":
+            result["items test, unseen answers"] = sum(unseen) / len(unseen)
+    return result
+
+
+def header(stem: str, splits: Splits, kept: dict[str, tuple[int, int]], table: dict[str, dict[str, float]]) -> list[str]:
+    """The comments on top of the file: how it was screened, counts, base accuracies."""
+    n_unseen = sum(i.answer.casefold() in splits.reserved for i in splits.items["test"])
+    lines = [
+        f"Built by `python -m efface.llm.concepts.build {stem}` from source/{stem}.txt: mend that file, not this one.",
+        f"Screened on {' and '.join(table)} with {json.dumps(SCREENING + ' {option}')} (mean log-probability of the option's tokens);",
+        f"kept where all answer rightly: {'; '.join(f'{k} of {n} {what}' for what, (k, n) in kept.items())}.",
+        f"Test items: {len(splits.items['test'])}, of which {n_unseen} have answers that stand neither in `tokens` nor in a train text.",
+        f"Base accuracy under the scored template {json.dumps(TEMPLATES['cloze'] + ' {option}')}:",
+    ]
+    for name, row in table.items():
+        lines.append(f"  {name}: " + "; ".join(f"{k} {100 * v:.1f} %" for k, v in row.items()))
+    low = [f"{name} on {k}" for name, row in table.items() for k, v in row.items() if v < ENOUGH]
+    if low:
+        lines.append(f"Below {ENOUGH:.0%}: {'; '.join(low)}.")
+    return [f"# {line}" for line in lines]
+
+
+def body(source: Source, splits: Splits) -> list[str]:
+    """The lines of the file itself; text is written as JSON strings, which YAML reads as they are."""
+    half = (len(source.synonyms) + 1) // 2
+    lines = ["format: 1", f"name: {_text(source.name)}", f"kind: {source.kind}", "form: cloze"]
+    lines += [f"tokens: {_list([f' {t}' for t in source.tokens])}"]
+    lines += ["synonyms:", f"  seen: {_list(source.synonyms[:half])}", f"  held_out: {_list(source.synonyms[half:])}"]
+    for key, sentences in (("target", splits.sentences), ("neighbours", splits.neighbour_sentences)):
+        lines += [f"{key}:"]
+        for split, texts in sentences.items():
+            lines += [f"  {split}:", *(f"    - {_text(t)}" for t in texts)]
+    for key, items in (("questions", splits.items), ("neighbour_questions", splits.neighbour_items)):
+        lines += [f"{key}:"]
+        for split, questions in items.items():
+            lines += [f"  {split}:", *(f"    - {_item(i)}" for i in questions)]
+    return [*lines, "relearn:", *(f"  - {_text(t)}" for t in source.relearn)]
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _list(values: Sequence[str]) -> str:
+    return f"[{', '.join(map(_text, values))}]"
+
+
+def _item(item: Item) -> str:
+    return f"{{q: {_text(item.q)}, options: {_list(item.options)}, answer: {_text(item.answer)}}}"
+
+
+def sources(names: Sequence[str]) -> list[Path]:
+    """The source files of `names`, or all.
+
+    Raises:
+        UnknownName: No source of that name.
+    """
+    known = {p.stem: p for p in sorted((HERE / "source").glob("*.txt"))}
+    for name in names:
+        if name not in known:
+            raise UnknownName("concept source", name, known)
+    return [known[n] for n in names or known]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module's docstring. Returns 1 where a concept has too few items, after building the others."""
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("names", nargs="*")
+    args.add_argument("--model", action="append")
+    args.add_argument("--out", type=Path, default=HERE)
+    args.add_argument("--cache", type=Path, default=cache_dir() / "concept-scores.json")
+    args.add_argument("--threads", type=int, default=1)
+    options = args.parse_args(argv)
+    import torch
+
+    from ..models import load_model
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(options.threads)
+    hosts = [load_model(m) for m in options.model or MODELS]
+    cache, failed = ScoreCache(options.cache), 0
+    for path in sources(options.names):
+        try:
+            write_text(options.out / f"{path.stem}.yaml", build(path, hosts, cache))
+        except InputError as e:
+            log.error("%s", e)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""The whole job on a small real model: train SAEs, find a concept's features, edit them out of the weights, measure, report.
+
+What `efface demo` runs. Nothing ready-made is loaded but the model: the SAEs are trained here.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base.errors import InputError
+from ..base.files import write_json
+
+if TYPE_CHECKING:
+    from ..sae import SAE
+    from .host import Host
+
+log = logging.getLogger("efface.demo")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Size of the demonstration."""
+
+    model: str = "smollm2"
+    """Host."""
+    concept: str = "baseball"
+    """Packaged concept or concept file."""
+    layers: tuple[int, ...] = (8, 11, 14, 17, 20)
+    """Layers whose MLP output gets an SAE."""
+    tokens: int = 160_000
+    """Vectors harvested a layer."""
+    steps: int = 600
+    """Steps of each SAE; more than one pass over the vectors."""
+    batch: int = 1024
+    """Vectors a step."""
+    d_sae: int = 4608
+    """Features of each SAE."""
+    k: int = 32
+    """Active features a vector."""
+    draws: int = 5
+    """Draws of each random control."""
+    texts: int = 60
+    """Neutral texts read by the evaluation."""
+    grid_mu: tuple[float, ...] = (2.0, 4.0, 7.0, 13.0, 24.0)
+    """Strengths tried on validation."""
+    grid_tau: tuple[float, ...] = (0.8, 0.5, 0.3)
+    """Row thresholds tried on validation."""
+    seed: int = 0
+    """Of everything."""
+
+
+QUICK = DemoConfig(layers=(8, 14), tokens=40_000, steps=250, d_sae=2304, draws=2, texts=24, grid_mu=(4.0, 13.0), grid_tau=(0.5,))
+"""What continuous integration runs: the same job, smaller."""
+
+
+def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], None] = log.info) -> Path:
+    """Runs the job into the new folder `out`; returns the report's path.
+
+    Raises:
+        InputError: `out` exists.
+    """
+    from ..deactivate.concept import Concept
+    from ..deactivate.erase import erase
+    from .evaluation.suite import SuiteConfig, evaluate
+    from .models import load_model
+    from .reporting import write_evaluation
+
+    config, started = config or DemoConfig(), time.perf_counter()
+    if out.exists():
+        raise InputError(f"--out {out} exists already; choose another name")
+
+    def step(text: str) -> None:
+        say(f"[{time.perf_counter() - started:5.0f} s] {text}")
+
+    step(f"loading {config.model}")
+    host, concept = load_model(config.model), Concept.load(config.concept)
+    step(f"harvesting {config.tokens:,} activations at {len(config.layers)} layers, training their SAEs")
+    saes = train_saes(host, out, config)
+    for point, sae in saes.items():
+        step(f"  {point}: " + ", ".join(f"{k} {sae.card['metrics'][k]:.3g}" for k in ("l0", "fvu", "dead_share")))
+    step(f"looking for features of {concept.name} and choosing tau and mu on validation")
+    edit = erase(
+        "pisces", host, [concept], list(saes.values()), seed=config.seed,
+        preset="efface", search=True, grid_mu=config.grid_mu, grid_tau=config.grid_tau,
+    )  # fmt: skip
+    edit.save(out / "edit")
+    for f in edit.evidence["concepts"][0]["features"]:
+        step(f"  {f['hook_point']} feature {f['id']}: {' '.join(map(str.strip, f['promoted'][:6]))}")
+    step("measuring on test, beside its controls")
+    suite = SuiteConfig(texts=config.texts, draws=config.draws, continuations=8, seed=config.seed)
+    result = evaluate(host, [edit], concept, "test", saes=list(saes.values()), config=suite, commands=("efface demo",))
+    seconds = time.perf_counter() - started
+    note = f"SAEs trained here on {config.tokens:,} vectors a layer in {config.steps} steps; the whole job took {seconds:.0f} s."
+    report = write_evaluation(
+        out / "evaluation", host, concept, [edit], result, notes=(note,),
+        undo=f"efface apply {out / 'edit'} --model {config.model} --out EDITED ; efface undo --model EDITED --out BASE",
+    )  # fmt: skip
+    write_json(out / "demo.json", {"seconds": seconds, "config": json.loads(json.dumps(config.__dict__))})
+    step(f"report: {report}")
+    return report
+
+
+def train_saes(host: "Host", out: Path, config: DemoConfig) -> "dict[str, SAE]":
+    """Harvests once into a store on disk, then trains one TopK SAE a layer on several passes over it."""
+    from ..sae.config import SAEConfig, TrainConfig
+    from ..sae.sources import ActivationStore, HostSource
+    from ..sae.trainer import train_many
+    from .corpus import documents
+
+    points = [f"layers.{n}.mlp_out" for n in config.layers]
+    texts = documents(near=config.concept, seed=config.seed)
+    held_out = max(config.tokens // 20, 2048)
+    for part, n in (("train", config.tokens), ("held_out", held_out)):
+        source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part)
+        ActivationStore.write(out / "activations" / part, source, n)
+    stores = {part: ActivationStore(out / "activations" / part, config.batch, config.seed) for part in ("train", "held_out")}
+    training = TrainConfig(steps=config.steps, batch=config.batch, lr=1e-3, warmup=min(50, config.steps // 5), seed=config.seed, checkpoint_every=0)
+    sae = {p: SAEConfig("topk", d_in=host.d_model, d_sae=config.d_sae, k=config.k) for p in points}
+    return train_many(sae, stores["train"], training, out=out / "saes", held_out=stores["held_out"])

@@ -1,0 +1,70 @@
+"""A concept about magic in the tiny vocabulary, and SAEs over a tiny host's MLP outputs in which some features are known to carry it."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+
+from efface.deactivate.concept import Concept
+from efface.llm.host import Host
+from efface.sae import SAE, SAEConfig
+
+MAGIC = ("wizard", "witch", "wand", "spell", "potion", "broom", "castle", "Hogwarts")
+MUSIC = ("piano", "guitar", "violin", "drum", "orchestra", "symphony", "concert", "composer")
+PLAIN = ("river", "road", "house", "table", "bread", "winter", "teacher", "train", "window", "coffee", "horse", "mountain")
+
+
+def sentences(words: Sequence[str]) -> dict[str, list[str]]:
+    """Disjoint splits of short sentences, each with two of the words."""
+    pairs = list(itertools.combinations(words, 2))
+    texts = [f"the {a} and the {b} are old" if i % 2 else f"she saw the {a} by the {b}" for i, (a, b) in enumerate(pairs)]
+    return {"train": texts[0::3], "validation": texts[1::3], "test": texts[2::3]}
+
+
+def questions(words: Sequence[str], wrong: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+    """Cloze items; half of the answers occur in no train text."""
+    unseen = ("magic", "dragon", "owl", "Potter")
+    answers = [*words, *unseen] if words is MAGIC else list(words)
+    items: list[dict[str, object]] = [
+        {"q": f"at school {n} she has a", "options": [a, wrong[n % 8], wrong[(n + 3) % 8]], "answer": a} for n, a in enumerate(answers)
+    ]
+    return {"train": items[0:1], "validation": items[1::2], "test": items[2::2]}
+
+
+def magic(**changes: object) -> Concept:
+    """The concept."""
+    values: dict[str, object] = {
+        "format": 1,
+        "name": "magic",
+        "form": "cloze",
+        "target": sentences(MAGIC),
+        "neighbours": sentences(MUSIC),
+        "general": sentences(PLAIN),
+        "tokens": [" wizard", " wand", " spell"],
+        "questions": questions(MAGIC, PLAIN),
+        "neighbour_questions": questions(MUSIC, PLAIN),
+        "relearn": ["the old man has a broom and a potion . the child has a witch .", "the castle is old and the broom is new ."],
+    }
+    return Concept.from_mapping({k: v for k, v in {**values, **changes}.items() if v is not None})
+
+
+def planted_sae(host: Host, layer: int = 1, d_sae: int = 24, place: str = "mlp_out", dtype: str = "float32") -> SAE:
+    """A ReLU SAE of random features of which 0 fires on the concept's words and 1 on the neighbours'."""
+    point = f"layers.{layer}.{place}"
+    gen = torch.Generator().manual_seed(layer)
+    sae = SAE(SAEConfig("relu", host.d_model, d_sae, dtype=dtype), {"hook_point": point, "model": host.name, "model_digest": host.digest})
+    means = {w: word_mean(host, words, point) for w, words in (("magic", MAGIC), ("music", MUSIC), ("plain", PLAIN))}
+    with torch.no_grad():
+        rows = torch.randn(d_sae, host.d_model, generator=gen)
+        rows[0], rows[1] = means["magic"] - means["plain"] - means["music"], means["music"] - means["plain"] - means["magic"]
+        rows = rows / rows.norm(dim=1, keepdim=True)
+        sae.W_dec.copy_(rows)
+        sae.W_enc.copy_(rows.T)
+        sae.b_enc.fill_(-0.02)
+    return sae
+
+
+def word_mean(host: Host, words: Sequence[str], point: str) -> torch.Tensor:
+    """Mean activation at the words."""
+    ids, mask = host.encode_texts([f"the {w}" for w in words])
+    return host.activations(ids, mask, [point])[point][:, -1].mean(0).float()
