@@ -1,4 +1,4 @@
-"""A concept: what is to be taken out, its neighbours, everything else, and the questions that tell whether it is gone."""
+"""A concept: what is to be taken out, its neighbours, everything else, and the questions that tell if it is gone."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -109,25 +109,31 @@ class Concept:
         raise UnknownName("concept", str(source), packaged, hint)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], *, folder: Path | None = None, where: str = "concept") -> "Concept":
+    def from_mapping(
+        cls, values: Mapping[str, Any], *, folder: Path | None = None, where: str = "concept"
+    ) -> "Concept":
         """A concept from what a concept file holds; `{file, field}` entries are looked up in `folder`.
 
         Raises:
             UnknownName: An unknown key, kind, form or split.
-            InputError: Another format, a value of another type, an empty concept, or splits that share a line (which it names).
+            InputError: Another format, a value of another type, an empty concept, or splits that share a line (which it
+                names).
         """
         for key in values:
             if key not in KEYS:
                 raise UnknownName(f"key in {where}", str(key), KEYS)
         if values.get("format") != FORMAT:
-            raise InputError(f"{where}: format {values.get('format')!r} is unknown; this version reads `format: {FORMAT}`")
+            raise InputError(
+                f"{where}: format {values.get('format')!r} is unknown; this version reads `format: {FORMAT}`"
+            )
         read = Reader(where, folder)
         name = read.text(values.get("name"), "name")
         kind = read.choice(values.get("kind", "topic"), "kind", KINDS)
         form = read.choice(values.get("form", "question"), "form", FORMS)
+        lines = read.splits(values.get("target"), "target", read.record)
         concept = cls(
             name, kind, form,
-            records={s: tuple(map(_record, lines)) for s, lines in read.splits(values.get("target"), "target", read.record).items()},
+            records={s: tuple(map(_record, rows)) for s, rows in lines.items()},
             neighbours=read.splits(values.get("neighbours"), "neighbours", read.text),
             general=read.splits(values.get("general"), "general", read.text),
             questions=_questions(read, values, "questions"),
@@ -139,7 +145,9 @@ class Concept:
             judge=read.optional(values.get("judge"), "judge"),
         )  # fmt: skip
         if not any(concept.target.values()):
-            raise InputError(f"{where}: the concept is empty: target has no line in any split; add {_HOW['target'] % 'train'}")
+            raise InputError(
+                f"{where}: the concept is empty: target has no line in any split; add {_HOW['target'] % 'train'}"
+            )
         _check_disjoint(concept, where)
         return concept
 
@@ -200,7 +208,9 @@ def _check_disjoint(concept: Concept, where: str) -> None:
     for group, place, line in _lines(concept):
         first = places.setdefault((group, " ".join(line.casefold().split())), place)
         if first != place:
-            raise InputError(f"{where}: splits must be disjoint; {first} and {place} share the line {line!r}; keep it in one of them")
+            raise InputError(
+                f"{where}: splits must be disjoint; {first} and {place} share the line {line!r}; keep it in one of them"
+            )
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,7 @@
 """Reading a concept file: values are checked one by one, and an error names the line that is wrong."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,16 +25,22 @@ def parse_file(path: Path | Traversable) -> Mapping[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.name.endswith(".json") else yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        values = (
+            json.loads(text)
+            if path.name.endswith(".json")
+            else yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        )
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"{path}: not valid YAML or JSON ({' '.join(str(e).split())})") from None
     if not isinstance(values, Mapping):
-        raise InputError(f"{path}: a concept file is a mapping that begins with `format: 1`; found {type(values).__name__}")
+        raise InputError(
+            f"{path}: a concept file is a mapping that begins with `format: 1`; found {type(values).__name__}"
+        )
     return values
 
 
 class Reader:
-    """Casts values of a concept file; `where` names the file in errors, `folder` is where its `{file, field}` entries lie."""
+    """Casts values of a concept file; `where` names it in errors, `folder` is where its `{file, field}` entries lie."""
 
     def __init__(self, where: str, folder: Path | None) -> None:
         self.where, self.folder = where, folder
@@ -63,7 +69,7 @@ class Reader:
             raise self.fail(place, "text", value)
         return value
 
-    def choice(self, value: object, place: str, known: Iterable[str]) -> str:
+    def choice(self, value: object, place: str, known: tuple[str, ...]) -> str:
         """One of `known`."""
         if value not in known:
             raise UnknownName(f"{place} in {self.where}", str(value), known)
@@ -128,13 +134,19 @@ class Reader:
                 raise UnknownName(f"key in {self.where}: {place}", str(key), ("file", "field"))
         name, key = self.text(value.get("file"), f"{place}.file"), self.optional(value.get("field"), f"{place}.field")
         if self.folder is None:
-            raise InputError(f"{self.where}: {place}: a concept that is not a file of its own cannot name the file {name!r}")
+            raise InputError(
+                f"{self.where}: {place}: a concept that is not a file of its own cannot name the file {name!r}"
+            )
         path = inside(self.folder, name)
         if path.suffix != ".jsonl":
             raise self.fail(f"{place}.file", "the relative path of a .jsonl file", name)
         if not path.is_file():
             raise ArtefactError(f"{self.where}: {place}: {path} is missing")
-        return [self._row(row, key, f"{path}:{n}") for n, row in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if row.strip()]
+        return [
+            self._row(row, key, f"{path}:{n}")
+            for n, row in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if row.strip()
+        ]
 
     def _row(self, row: str, key: str | None, place: str) -> object:
         try:

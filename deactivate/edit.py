@@ -1,4 +1,4 @@
-"""An edit: what an eraser produces. Put on a host for a block (`applied`), for good (`apply_`, `undo_`), behind a gate (`gated`), or saved."""
+"""An edit: what an eraser produces. It lies on a host for a block, for good, or behind a gate; or in a folder."""
 
 import dataclasses
 from collections import Counter
@@ -62,7 +62,7 @@ class Edit:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what it does: eraser, settings, concepts, parts with their tensors, gate. Not of evidence, cards and base."""
+        """sha256 of what it does: eraser, settings, concepts, parts, gate. Not of evidence, cards and base."""
         parts = [
             {
                 "kind": p.kind,
@@ -76,9 +76,14 @@ class Edit:
         return digest({**content, "gate": self.gate.digest if self.gate else None})
 
     @property
+    def concept_names(self) -> list[str]:
+        """Names of what it takes out."""
+        return [_concept_row(c)["name"] for c in self.concepts]
+
+    @property
     def name(self) -> str:
         """Eraser, concepts and eight digits of the digest: unlike for edits that do unlike things."""
-        words = slug(" ".join(c["name"] for c in self.concepts) or "edit").rpartition("-")[0]
+        words = slug(" ".join(self.concept_names) or "edit").rpartition("-")[0]
         return f"{self.eraser}-{words}-{self.digest[:8]}"
 
     def gated(self, gate: "Gate") -> "Edit":
@@ -89,16 +94,19 @@ class Edit:
         return replace(self, gate=gate)
 
     def bound(self, host: "Host") -> "Edit":
-        """The edit with the base tensors it was made for, and the host's name and digest, written down. `erase` does it."""
+        """The edit with the base tensors it was made for and the host's name and digest noted. `erase` does it."""
+        from .routing import unedited
+
         parts = tuple(p.bound(host) for p in self.parts)
-        return replace(self, parts=parts, host={"name": host.name, "digest": host.digest})
+        with unedited(host):
+            return replace(self, parts=parts, host={"name": host.name, "digest": host.digest})
 
     @contextmanager
     def applied(self, host: "Host", *, force: bool = False) -> Iterator[Counter[str]]:
-        """The edit in force on `host` while the block runs; nests with others; the base comes back bit for bit, whatever happens.
+        """The edit in force on `host` while the block runs; nests; the base comes back bit for bit, whatever happens.
 
-        A gated edit is in force per prompt in the host's own methods (`logits`, `loss`, `generate`, `token_logprobs`, `activations`); calling
-        `host.model` by itself, which knows no prompts, is then refused.
+        A gated edit is in force per prompt in the host's own methods (`logits`, `loss`, `generate`, `token_logprobs`,
+        `activations`); calling `host.model` by itself, which knows no prompts, is then refused.
 
         Yields:
             Hook point -> calls so far, for parts that act on activations.
@@ -134,10 +142,12 @@ class Edit:
         self.require_permanent()
         before = {n: parameter(host.model, n).detach().clone() for p in self.weights for n in p.deltas}
         overlay_of(host).add(host, self, force=force)
-        return {n: float((parameter(host.model, n).detach().double() - b.double()).abs().max()) for n, b in before.items()}
+        return {
+            n: float((parameter(host.model, n).detach().double() - b.double()).abs().max()) for n, b in before.items()
+        }
 
     def undo_(self, host: "Host") -> list[str]:
-        """Inverse of `apply_`: the base, with the other edits where there are any, to the bit. Returns the parameters concerned."""
+        """Inverse of `apply_`: the base, with any other edits, to the bit. Returns the parameters concerned."""
         from .ledger import overlay_of
 
         overlay_of(host).remove(host, self.digest)
@@ -147,14 +157,15 @@ class Edit:
         """Raises where the edit cannot be folded into weights; names the alternatives."""
         if self.gate is not None:
             raise InputError(
-                f"edit {self.name} has a gate, which has no permanent form; fold the edit without it (fit without --gated), "
-                "or keep the folder and put it on at run time (--edit, edit.applied)"
+                f"edit {self.name} has a gate, which has no permanent form; fold the edit without it "
+                "(fit without --gated), or keep the folder and put it on at run time (--edit, edit.applied)"
             )
         hooks = sorted({p.kind for p in self.parts if not p.permanent})
         if hooks:
             raise InputError(
-                f"edit {self.name} has a part of kind {', '.join(hooks)}, which has no permanent form; keep the folder and put it on at run "
-                "time (--edit, edit.applied), or use an eraser that edits weights (`efface methods`, parts)"
+                f"edit {self.name} has a part of kind {', '.join(hooks)}, which has no permanent form; keep the "
+                "folder and put it on at run time (--edit, edit.applied), "
+                "or use an eraser that edits weights (`efface methods`, parts)"
             )
 
     def save(self, folder: str | Path) -> None:

@@ -3,17 +3,16 @@
 import dataclasses
 import importlib.metadata
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__
 from ..base.errors import ArtefactError, InputError
-from ..base.files import PICKLES, inside, new_folder, read_json, sha256_file, write_json, write_text
+from ..base.files import PICKLES, inside, load_tensors, new_folder, read_json, sha256_file, write_json, write_text
 from .edit import Edit
-from .parts import WeightsPart, load_part, tensor_digest
-
-if TYPE_CHECKING:
-    from .parts import Part
+from .parts import BaseTensor, Part, ProjectionPart, WeightsPart, tensor_digest
 
 FORMAT = 1
 MANIFEST, CARD = "edit.json", "README.md"
@@ -64,7 +63,7 @@ def manifest(edit: Edit, files: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def _entry(part: "Part", i: int) -> dict[str, Any]:
+def _entry(part: Part, i: int) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "kind": part.kind,
         "portability": part.portability,
@@ -99,8 +98,40 @@ def load_edit(folder: Path) -> Edit:
             raise
         raise ArtefactError(f"{folder / MANIFEST}: incomplete or of another make ({type(e).__name__}: {e})") from None
     if edit.digest != values["digest"]:
-        raise ArtefactError(f"{folder}: its content is not what its digest {values['digest'][:12]} says; the manifest was altered")
+        raise ArtefactError(
+            f"{folder}: its content is not what its digest {values['digest'][:12]} says; the manifest was altered"
+        )
     return edit
+
+
+def part_classes() -> dict[str, type[Part]]:
+    """Kind -> class of the parts that can be loaded."""
+    from .layer import DeactivationPart
+
+    return {c.kind: c for c in (WeightsPart, ProjectionPart, DeactivationPart)}
+
+
+def load_part(entry: Mapping[str, Any], folder: Path) -> Part:
+    """A part from its manifest entry and its folder.
+
+    Raises:
+        ArtefactError: Unknown kind, or tensors that are not those of the manifest.
+    """
+    known = part_classes()
+    if entry["kind"] not in known:
+        raise ArtefactError(f"{folder}: unknown kind of part {entry['kind']!r}; this version reads {', '.join(known)}")
+    tensors = load_tensors(folder / "tensors.safetensors")
+    found = {n: tensor_digest(n, t) for n, t in tensors.items()}
+    if found != entry["tensors"]:
+        odd = sorted(n for n in {*found, *entry["tensors"]} if found.get(n) != entry["tensors"].get(n))
+        raise ArtefactError(f"{folder}: tensors differ from the manifest: {', '.join(odd)}")
+    part = known[entry["kind"]].build(entry["settings"], tensors, folder)
+    if isinstance(part, WeightsPart):
+        base = {n: BaseTensor(**{**b, "shape": tuple(b["shape"])}) for n, b in entry["base"].items()}
+        return replace(part, base=base, portability=entry["portability"])
+    if part.portability != entry["portability"]:
+        raise ArtefactError(f"{folder}: portability {entry['portability']!r} of a {part.kind} part is unknown")
+    return part
 
 
 def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -117,7 +148,7 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
 
 def card(edit: Edit) -> str:
     """The model card of an edit."""
-    names = ", ".join(c["name"] for c in edit.concepts) or "no named concept"
+    names = ", ".join(edit.concept_names) or "no named concept"
     parts = "\n".join(f"- `{json.dumps(p.describe(), ensure_ascii=False)}`" for p in edit.parts)
     how = "Behind a gate: in force only for prompts at which it fires." if edit.gate else "In force for every prompt."
     gate = f"\n\n## Gate\n\n{edit.gate.summary()}" if edit.gate else ""
@@ -139,7 +170,7 @@ An edit by `{edit.eraser}` that takes out: {names}. Made for {edit.host.get("nam
 
 ## How it was measured
 
-{cards or "No figures are stored with this edit. Measure it: `efface eval --model M --edit THIS --concept C --out DIR`."}
+{cards or "No figures are stored with this edit. Measure it: `efface eval --model M --edit THIS --concept C --out D`."}
 
 ## Attacks tried
 
@@ -147,5 +178,6 @@ None is stored with this edit.
 
 ## Known failures
 
-An edit of weights lowers what the model says about the concept; it is no proof that nothing of it can be brought back, by training above all.
+An edit of weights lowers what the model says about the concept; it is no proof that nothing of it can be brought back,
+by training above all.
 """

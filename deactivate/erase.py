@@ -39,19 +39,17 @@ def erase(
 
     Raises:
         UnknownName: An unknown method, setting or concept; names the nearest.
-        InputError: Several concepts for a method that takes one, no SAE for one that needs some, or what the method itself refuses.
+        InputError: Several concepts for a method that takes one, no SAE for one that needs some, or what the method
+            itself refuses.
     """
     import torch
 
     row = registered(method)
-    one = isinstance(concepts, str | Path | Concept)
-    loaded = [Concept.load(c) for c in ([concepts] if one else concepts)]  # type: ignore[list-item]  # narrowed by `one`
-    if not loaded:
-        raise MatchedNothing("erase: no concepts given")
-    if len({c.digest for c in loaded}) != len(loaded):
-        raise InputError(f"erase: a concept is named twice among {', '.join(c.name for c in loaded)}")
+    loaded = _load([concepts] if isinstance(concepts, str | Path | Concept) else concepts)
     if len(loaded) > 1 and not row.several_concepts:
-        raise InputError(f"{method} takes one concept a fit, {len(loaded)} given; fit one edit each and apply them together")
+        raise InputError(
+            f"{method} takes one concept a fit, {len(loaded)} given; fit one edit each and apply them together"
+        )
     if "sae" in row.needs and not saes:
         raise InputError(f"{method} needs an SAE: saes=[SAE.load(DIR)] (--sae DIR); `efface train` makes one")
     cls = row.load_config()
@@ -63,3 +61,12 @@ def erase(
         torch.manual_seed(seed)
         edit = row.load_fit()(host, loaded, preserve, settings, saes=list(saes))
     return dataclasses.replace(edit.bound(host), seeds={"fit": seed, **edit.seeds})
+
+
+def _load(concepts: Sequence[Concept | str | Path]) -> list[Concept]:
+    loaded = [Concept.load(c) for c in concepts]
+    if not loaded:
+        raise MatchedNothing("erase: no concepts given")
+    if len({c.digest for c in loaded}) != len(loaded):
+        raise InputError(f"erase: a concept is named twice among {', '.join(c.name for c in loaded)}")
+    return loaded

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..base.errors import InputError, UnknownName
+from ..base.errors import InputError, MatchedNothing, UnknownName
 from ..base.files import new_folder, save_tensors, write_json, write_text
 from .edit_folder import card
 from .parts import Dense, LowRank
@@ -25,8 +25,9 @@ def export_edit(edit: "Edit", out: str | Path, *, format: str = "lora") -> Path:
     Args:
         edit: One whose parts all change weights; without a gate.
         out: A new folder.
-        format: `lora`: `adapter_config.json` and `adapter_model.safetensors`, which `peft.PeftModel.from_pretrained` loads;
-            `safetensors`: `edit.safetensors` with `<parameter>.B` and `.A` (the change is B A) or `<parameter>.delta`.
+        format: `lora`: `adapter_config.json` and `adapter_model.safetensors`, which `peft.PeftModel.from_pretrained`
+            loads; `safetensors`: `edit.safetensors` with `<parameter>.B` and `.A` (the change is B A) or
+            `<parameter>.delta`.
 
     Raises:
         UnknownName: Another format.
@@ -34,7 +35,10 @@ def export_edit(edit: "Edit", out: str | Path, *, format: str = "lora") -> Path:
     """
     writers: dict[str, Callable[[Edit, Path], None]] = {"lora": _lora, "safetensors": _safetensors}
     if format == "diffusers":
-        raise InputError("export --format diffusers is for edits of pipelines; this one changes a language model: use lora or safetensors")
+        raise InputError(
+            "export --format diffusers is for edits of pipelines; this edit is of a language model: "
+            "use lora or safetensors"
+        )
     if format not in writers:
         raise UnknownName("export format", format, writers)
     edit.require_permanent()
@@ -59,10 +63,16 @@ def _lora(edit: "Edit", work: Path) -> None:
         module, kind = _module_of(edit, name)
         kinds.add(kind)
         b, a = _factors(name, change)
+        if not b.shape[1]:
+            continue
         # Conv1D holds its weight as [in out]; peft transposes B A for it (fan_in_fan_out)
         factors[module] = (a.T, b.T) if kind == "Conv1D" else (b, a)
+    if not factors:
+        raise MatchedNothing("export: every change of this edit has rank 0")
     if len(kinds) > 1:
-        raise InputError("export --format lora: Linear and Conv1D weights cannot share an adapter; use --format safetensors")
+        raise InputError(
+            "export --format lora: Linear and Conv1D weights cannot share an adapter; use --format safetensors"
+        )
     ranks = {m: b.shape[1] for m, (b, _) in factors.items()}
     r = max(ranks.values())
     unlike = {m: n for m, n in ranks.items() if n != r}
@@ -95,7 +105,9 @@ def _module_of(edit: "Edit", name: str) -> tuple[str, str]:
         raise InputError(f"export --format lora: the edit does not know what holds {name}; export edit.bound(host)")
     module, _, leaf = name.rpartition(".")
     if kind not in _MODULES or leaf != "weight":
-        raise InputError(f"export --format lora: {name} ({kind}) is not the weight of a linear layer; use --format safetensors")
+        raise InputError(
+            f"export --format lora: {name} ({kind}) is not the weight of a linear layer; use --format safetensors"
+        )
     return module, kind
 
 

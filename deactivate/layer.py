@@ -1,10 +1,10 @@
-"""The deactivation layer: chosen features of an SAE are clamped at its hook point, the rest of the activation stays as it is."""
+"""The deactivation layer: chosen features of an SAE are clamped at its hook point, the rest stays as it is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DeactivationPart(Part):
-    """Where a chosen feature fires: x' = x + Σ_f (a'_f − a_f) d_f, with a'_f = value (`clamp`) or value · a_f (`scale`).
+    """Where a chosen feature fires: x' = x + Σ_f (a'_f − a_f) d_f, a'_f = value (`clamp`) or value · a_f (`scale`).
 
     The SAE's reconstruction error is kept. A vector in which none of the features fires passes unchanged, to the bit.
     Interpret-then-deactivate (ItD) is `scale`; deviation: it replaces x by the reconstruction, this keeps the error.
@@ -47,7 +47,9 @@ class DeactivationPart(Part):
             raise UnknownName("mode of a deactivation layer", self.mode, ("clamp", "scale"))
         d_sae, out = self.sae.cfg.d_sae, self.sae.card.get("hook_point_out")
         if len(set(self.features)) != len(self.features) or not all(0 <= f < d_sae for f in self.features):
-            raise InputError(f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(self.features)}")
+            raise InputError(
+                f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(self.features)}"
+            )
         if out and out != self.sae.card.get("hook_point"):
             raise InputError("deactivation layer: a transcoder does not reconstruct what it reads; give an SAE")
         if not self.fingerprint:
@@ -67,7 +69,7 @@ class DeactivationPart(Part):
         return {"hook_point": self.hook_point, "value": self.value, "mode": self.mode, "sae": self.fingerprint}
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Self:
+    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> "DeactivationPart":
         """From its folder."""
         from ..sae import SAE
 
@@ -81,13 +83,20 @@ class DeactivationPart(Part):
 
     def describe(self) -> dict[str, Any]:
         """Place and features."""
-        return {"kind": self.kind, "hook_point": self.hook_point, "features": list(self.features), self.mode: self.value}
+        return {
+            "kind": self.kind,
+            "hook_point": self.hook_point,
+            "features": list(self.features),
+            self.mode: self.value,
+        }
 
     def bound(self, host: "Host") -> "DeactivationPart":
         """Itself; raises where hook point or width do not fit."""
         d = host.resolve(self.hook_point).d
         if d != self.sae.cfg.d_in:
-            raise InputError(f"deactivation layer at {self.hook_point}: the SAE's width is {self.sae.cfg.d_in}, the host's {d}")
+            raise InputError(
+                f"deactivation layer at {self.hook_point}: the SAE's width is {self.sae.cfg.d_in}, the host's {d}"
+            )
         return self
 
     def rewrites(self) -> list[tuple[str, Rewrite]]:

@@ -1,4 +1,4 @@
-"""Edits in checkpoints: an ordinary transformers folder, with the base tensors and the edits beside it, so that each can be taken back."""
+"""Edits in checkpoints: an ordinary transformers folder, with base tensors and edits beside it to take them back."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -60,14 +60,17 @@ def overlay_of(host: "Host | CheckpointHost") -> Overlay:
     return overlay
 
 
-def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], out: str | Path, *, force: bool = False) -> Path:
-    """Writes the host (or the checkpoint in a folder) with the edits in its weights to `out`; the host itself is left as it was.
+def apply_edits(
+    host: "Host | str | Path", edits: Sequence[Edit | str | Path], out: str | Path, *, force: bool = False
+) -> Path:
+    """Writes the host (or the checkpoint in a folder) with the edits in its weights; the host stays as it was.
 
-    `out` is what `save_pretrained` writes (model and tokenizer), with `efface_ledger.json`, `efface_base.safetensors` and `efface_edits/`.
-    Edits that lie in its weights already stay, so edits stack.
+    `out` is what `save_pretrained` writes (model and tokenizer), with `efface_ledger.json`, `efface_base.safetensors`
+    and `efface_edits/`. Edits that lie in its weights already stay, so edits stack.
 
     Raises:
-        InputError: An edit without a permanent form or for another base (`force` overrides the latter and is recorded); or `out` exists.
+        InputError: An edit without a permanent form or for another base (`force` overrides the latter and is recorded);
+            or `out` exists.
         MatchedNothing: No edits.
     """
     out = Path(out)
@@ -92,8 +95,9 @@ def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], o
 
 
 def undo_edits(folder: str | Path, names: Iterable[str | Path] | None, out: str | Path) -> Path:
-    """Writes the checkpoint in `folder` without some of its edits (None: without any) to `out`: touched tensors are the base's, to the bit,
-    with the other edits put on anew.
+    """Writes the checkpoint in `folder` without some of its edits (None: without any) to `out`.
+
+    The touched tensors are the base's, to the bit, with the other edits put on anew.
 
     Args:
         folder: What `apply_edits` wrote.
@@ -106,7 +110,9 @@ def undo_edits(folder: str | Path, names: Iterable[str | Path] | None, out: str 
     """
     folder, out = Path(folder), Path(out)
     if not (folder / LEDGER).is_file():
-        raise ArtefactError(f"{folder} has no {LEDGER}: nothing was applied to it by efface, or the ledger was not copied with it")
+        raise ArtefactError(
+            f"{folder} has no {LEDGER}: nothing was applied to it by efface, or the ledger was not copied with it"
+        )
     place: Any = load_checkpoint(folder, tokenizer=False)
     overlay = overlay_of(place)
     base = {n: tensor_digest(n, t) for n, t in overlay.base.items()}
@@ -132,7 +138,10 @@ def write_ledger(folder: Path, overlay: Overlay, model: nn.Module) -> None:
         where = f"{EDITS}/{entry.edit.digest[:16]}"
         entry.edit.save(folder / where)
         rows.append({"name": entry.edit.name, "digest": entry.edit.digest, "folder": where, "forced": entry.forced})
-    base = {n: {"sha256": tensor_digest(n, t), "dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for n, t in overlay.base.items()}
+    base = {
+        n: {"sha256": tensor_digest(n, t), "dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)}
+        for n, t in overlay.base.items()
+    }
     result = {n: tensor_digest(n, parameter(model, n)) for n in overlay.base}
     files = {BASE: sha256_file(folder / BASE)}
     ledger = {"format": FORMAT, "efface": __version__, "base": base, "result": result, "edits": rows, "files": files}
@@ -195,9 +204,13 @@ def _restore(overlay: Overlay, model: nn.Module, folder: Path) -> None:
         now = parameter(model, name)
         if now.dtype != tensor.dtype:
             wanted = str(tensor.dtype).removeprefix("torch.")
-            raise InputError(f"{folder} was edited in {wanted} and is loaded in another dtype; load it with --dtype {wanted}")
+            raise InputError(
+                f"{folder} was edited in {wanted} and is loaded in another dtype; load it with --dtype {wanted}"
+            )
         if tensor_digest(name, now) != ledger.result[name]:
-            raise ArtefactError(f"{folder}: {name} is not what its ledger says; the weights were changed after the edits")
+            raise ArtefactError(
+                f"{folder}: {name} is not what its ledger says; the weights were changed after the edits"
+            )
     overlay.restore(model, ledger.base, ledger.entries)
 
 
@@ -208,12 +221,22 @@ def _find(name: str | Path, edits: Sequence[Edit]) -> str:
         text = Edit.load(text).digest
     found = [e.digest for e in edits if text == e.name or (len(text) >= 6 and e.digest.startswith(text))]
     if len(found) != 1:
-        raise UnknownName("edit in this checkpoint", str(name), [e.name for e in edits], "An edit's name, its folder, or six digits of its digest")
+        raise UnknownName(
+            "edit in this checkpoint",
+            str(name),
+            [e.name for e in edits],
+            "An edit's name, its folder, or six digits of its digest",
+        )
     return found[0]
 
 
 def _copy_rest(folder: Path, work: Path) -> None:
     """Tokenizer and other files that are neither weights nor ledger."""
     for path in folder.iterdir():
-        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != LEDGER and not (work / path.name).exists():
+        if (
+            path.is_file()
+            and not path.name.endswith(_WEIGHTS)
+            and path.name != LEDGER
+            and not (work / path.name).exists()
+        ):
             shutil.copyfile(path, work / path.name)

@@ -33,9 +33,9 @@ class Entry:
 class Overlay:
     """The edits on one model.
 
-    The weights are always round(base + Σ deltas), summed in float64 in the order of the edits' digests: they depend on which edits lie on the
-    model, not on the order in which they came. Taking one away is the base with the others, never a subtraction (design: floating-point
-    addition does not undo itself).
+    The weights are always round(base + Σ deltas), summed in float64 in the order of the edits' digests: they depend on
+    which edits lie on the model, not on the order in which they came. Taking one away is the base with the others,
+    never a subtraction (design: floating-point addition does not undo itself).
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,9 @@ class Overlay:
         """Raises where an edited parameter was written to by somebody else since."""
         for name, param in self._params.items():
             if self._marks[name] != (param.data_ptr(), param._version):
-                raise InputError(f"{name} was changed (trained?) since the edits were put on; undo them or load the model again")
+                raise InputError(
+                    f"{name} was changed (trained?) since the edits were put on; undo them or load the model again"
+                )
 
     def _check(self, host: "Host", edit: "Edit", force: bool) -> bool:
         self.check_untouched()
@@ -152,7 +154,11 @@ class Overlay:
                 tensor = self.base_tensor(host.model, name)
                 check_shape(name, delta.shape, tensor)
                 made_for = part.base.get(name)
-                if part.portability == "same-shapes" or made_for is None or made_for.sha256 == tensor_digest(name, tensor):
+                if (
+                    part.portability == "same-shapes"
+                    or made_for is None
+                    or made_for.sha256 == tensor_digest(name, tensor)
+                ):
                     continue
                 if not force:
                     raise InputError(_wrong_base(edit, name, made_for.dtype, tensor))
@@ -160,7 +166,7 @@ class Overlay:
         return forced
 
     def _state(self, host: "Host", digests: frozenset[str]) -> dict[str, Tensor]:
-        """Parameter -> value with these edits, for the parameters that they change; kept while a gate switches between states."""
+        """Parameter -> value with these edits, where they change it; kept while a gate switches between states."""
         if digests in self._states:
             return self._states[digests]
         total: dict[str, Tensor] = {}
@@ -193,9 +199,9 @@ class Overlay:
 def round_once(x: Float[Tensor, "*n"], dtype: torch.dtype) -> Float[Tensor, "*n"]:
     """`x` (float64) to the nearest number of `dtype`, ties to even.
 
-    torch converts float64 to bfloat16 and float16 by way of float32, which rounds twice. Here the step to float32 rounds to odd (truncate,
-    then set the last bit if anything was lost), after which the second rounding is the exact one (Boldo & Melquiond, Emulation of FMA and
-    correctly rounded sums, 2008).
+    torch converts float64 to bfloat16 and float16 by way of float32, which rounds twice. Here the step to float32
+    rounds to odd (truncate, then set the last bit if anything was lost), after which the second rounding is the exact
+    one (Boldo & Melquiond, Emulation of FMA and correctly rounded sums, 2008).
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return x.to(dtype)
@@ -214,8 +220,8 @@ def _counted(fired: Counter[str], point: str, fn: Rewrite, x: Tensor) -> Tensor:
 def _wrong_base(edit: "Edit", name: str, dtype: str, tensor: Tensor) -> str:
     found = str(tensor.dtype).removeprefix("torch.")
     if dtype != found:
-        return f"edit {edit.name} was made for {name} in {dtype}, the model holds it in {found}; load it with --dtype {dtype}"
+        return f"edit {edit.name} was made for {name} in {dtype}, the model holds it in {found}; use --dtype {dtype}"
     return (
-        f"edit {edit.name} was made for another base: {name} differs from the tensor it was fitted on; load {edit.host.get('name', 'that model')}, "
-        "fit it anew, or pass force=True (--force)"
+        f"edit {edit.name} was made for another base: {name} differs from the tensor it was fitted on; "
+        f"load {edit.host.get('name', 'that model')}, fit it anew, or pass force=True (--force)"
     )

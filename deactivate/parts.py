@@ -1,18 +1,18 @@
-"""Parts of an edit: what is added to weights, what rewrites activations. Values, without a model; `overlay.py` puts them on one."""
+"""Parts of an edit: what is added to weights, what rewrites activations. Values; `overlay.py` puts them on a model."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError, UnknownName
-from ..base.files import load_tensors, save_tensors
+from ..base.files import save_tensors
 
 if TYPE_CHECKING:
     from ..llm.host import Host
@@ -37,7 +37,9 @@ class LowRank:
 
     def __post_init__(self) -> None:
         if self.B.ndim != 2 or self.A.ndim != 2 or self.B.shape[1] != self.A.shape[0]:
-            raise InputError(f"LowRank: B [o r] and A [r i] expected, {list(self.B.shape)} and {list(self.A.shape)} found")
+            raise InputError(
+                f"LowRank: B [o r] and A [r i] expected, {list(self.B.shape)} and {list(self.A.shape)} found"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,14 +64,14 @@ class LowRank:
 class Dense:
     """The change of one tensor as it is."""
 
-    change: Float[Tensor, "*shape"]
+    change: Float[Tensor, "*n"]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
         return tuple(self.change.shape)
 
-    def delta(self, device: torch.device | str = "cpu") -> Float[Tensor, "*shape"]:
+    def delta(self, device: torch.device | str = "cpu") -> Float[Tensor, "*n"]:
         """The change in float64."""
         return self.change.detach().to(device, torch.float64)
 
@@ -108,7 +110,7 @@ class Part(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Self:
+    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> "Part":
         """Inverse of `tensors` and `settings`; `folder` is its own."""
 
     @abstractmethod
@@ -169,17 +171,21 @@ class WeightsPart(Part):
         return {"deltas": {n: {"form": type(d).__name__, "shape": list(d.shape)} for n, d in self.deltas.items()}}
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Self:
+    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> "WeightsPart":
         """From its file; shapes and forms must be those of the manifest."""
         deltas: dict[str, LowRank | Dense] = {}
         for name, entry in settings["deltas"].items():
             needed = {"LowRank": ("B", "A"), "Dense": ("delta",)}.get(entry["form"])
             if needed is None or any(f"{name}.{k}" not in tensors for k in needed):
-                raise ArtefactError(f"{folder}: the change of {name!r} is incomplete or of an unknown form {entry['form']!r}")
+                raise ArtefactError(
+                    f"{folder}: the change of {name!r} is incomplete or of an unknown form {entry['form']!r}"
+                )
             found = [tensors[f"{name}.{k}"] for k in needed]
             deltas[name] = LowRank(*found) if entry["form"] == "LowRank" else Dense(*found)
             if list(deltas[name].shape) != list(entry["shape"]):
-                raise ArtefactError(f"{folder}: {name} is {list(deltas[name].shape)}, the manifest says {entry['shape']}")
+                raise ArtefactError(
+                    f"{folder}: {name} is {list(deltas[name].shape)}, the manifest says {entry['shape']}"
+                )
         return cls(deltas)
 
     def describe(self) -> dict[str, Any]:
@@ -198,13 +204,19 @@ class WeightsPart(Part):
         from .ledger import overlay_of
 
         overlay = overlay_of(host)
-        owners = {f"{path}.{n}" if path else n: m for path, m in host.model.named_modules() for n, _ in m.named_parameters(recurse=False)}
+        owners = {
+            f"{path}.{n}" if path else n: m
+            for path, m in host.model.named_modules()
+            for n, _ in m.named_parameters(recurse=False)
+        }
         base = {}
         for name in self.deltas:
             tensor = overlay.base_tensor(host.model, name)
             check_shape(name, self.deltas[name].shape, tensor)
             dtype = str(tensor.dtype).removeprefix("torch.")
-            base[name] = BaseTensor(tensor_digest(name, tensor), dtype, tuple(tensor.shape), type(owners.get(name, host.model)).__name__)
+            base[name] = BaseTensor(
+                tensor_digest(name, tensor), dtype, tuple(tensor.shape), type(owners.get(name, host.model)).__name__
+            )
         return replace(self, base=base)
 
 
@@ -212,7 +224,8 @@ class WeightsPart(Part):
 class ProjectionPart(Part):
     """An affine eraser at a hook point: x' = x − L R (x − b), in float32 or better.
 
-    LEACE: Perfect linear concept erasure in closed form (Belrose et al., 2023), Theorem 4.3, and every projection I − P with P = L R.
+    LEACE: Perfect linear concept erasure in closed form (Belrose et al., 2023), Theorem 4.3, and every projection I − P
+    with P = L R.
     """
 
     hook_point: str
@@ -237,7 +250,7 @@ class ProjectionPart(Part):
         return {"hook_point": self.hook_point}
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Self:
+    def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> "ProjectionPart":
         """From its file."""
         return cls(settings["hook_point"], tensors["left"], tensors["right"], tensors["bias"])
 
@@ -250,7 +263,7 @@ class ProjectionPart(Part):
         return [(self.hook_point, self.project)]
 
     def project(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """x − L R (x − b), in the dtype of `x`."""
+        """The projection of `x`, in the dtype of `x`."""
         wide = torch.promote_types(x.dtype, torch.float32)
         left, right, bias = (t.to(x.device, wide) for t in (self.left, self.right, self.bias))
         return (x.to(wide) - (x.to(wide) - bias) @ right.T @ left.T).to(x.dtype)
@@ -259,7 +272,9 @@ class ProjectionPart(Part):
 def check_shape(name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
     """Raises unless the change of `name` has the tensor's shape."""
     if tuple(tensor.shape) != tuple(shape):
-        raise InputError(f"edit changes {name} of shape {list(shape)}, the model's is {list(tensor.shape)}: made for another model")
+        raise InputError(
+            f"edit changes {name} of shape {list(shape)}, the model's is {list(tensor.shape)}: made for another model"
+        )
 
 
 def parameter(model: nn.Module, name: str) -> nn.Parameter:
@@ -272,33 +287,3 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter:
     if name not in named:
         raise UnknownName("parameter", name, named, "The edit was made for another model")
     return named[name]
-
-
-def part_classes() -> dict[str, type[Part]]:
-    """Kind -> class of the parts that can be loaded."""
-    from .layer import DeactivationPart
-
-    return {c.kind: c for c in (WeightsPart, ProjectionPart, DeactivationPart)}
-
-
-def load_part(entry: Mapping[str, Any], folder: Path) -> Part:
-    """A part from its manifest entry and its folder.
-
-    Raises:
-        ArtefactError: Unknown kind, or tensors that are not those of the manifest.
-    """
-    known = part_classes()
-    if entry["kind"] not in known:
-        raise ArtefactError(f"{folder}: unknown kind of part {entry['kind']!r}; this version reads {', '.join(known)}")
-    tensors = load_tensors(folder / "tensors.safetensors")
-    found = {n: tensor_digest(n, t) for n, t in tensors.items()}
-    if found != entry["tensors"]:
-        odd = sorted(n for n in {*found, *entry["tensors"]} if found.get(n) != entry["tensors"].get(n))
-        raise ArtefactError(f"{folder}: tensors differ from the manifest: {', '.join(odd)}")
-    part = known[entry["kind"]].build(entry["settings"], tensors, folder)
-    if isinstance(part, WeightsPart):
-        base = {n: BaseTensor(**{**b, "shape": tuple(b["shape"])}) for n, b in entry["base"].items()}
-        return replace(part, base=base, portability=entry["portability"])
-    if part.portability != entry["portability"]:
-        raise ArtefactError(f"{folder}: portability {entry['portability']!r} of a {part.kind} part is unknown")
-    return part

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from ..base.errors import InputError, UnknownName
 
-Domain = Literal["llm", "t2i", "any"]
+DOMAINS = ("llm", "t2i", "any")
 PARTS = ("weights", "adapter", "hook", "projection", "tokens", "module")
 NEEDS = ("sae", "gradients", "images", "questions", "neighbours", "tokens")
 _TABLE: dict[str, "Method"] = {}
@@ -18,8 +18,8 @@ class Method:
     """One eraser: what it makes, what it needs, where its code is."""
 
     name: str
-    domain: Domain
-    """Hosts it works on."""
+    domain: str
+    """Hosts it works on: llm, t2i or any."""
     parts: tuple[str, ...]
     """Kinds of parts of its edits."""
     config: str
@@ -54,7 +54,7 @@ class Method:
 def register(
     *,
     name: str,
-    domain: Domain,
+    domain: str,
     parts: Sequence[str],
     config: str,
     fit: str,
@@ -79,7 +79,7 @@ def register(
             raise InputError(f"method {name!r}: {field} must be module:name; found {text!r}")
     if not parts:
         raise InputError(f"method {name!r}: parts must name at least one of {', '.join(PARTS)}")
-    for kind, given, known in (("domain", [domain], ("llm", "t2i", "any")), ("part", parts, PARTS), ("need", needs, NEEDS)):
+    for kind, given, known in (("domain", [domain], DOMAINS), ("part", parts, PARTS), ("need", needs, NEEDS)):
         for value in given:
             if value not in known:
                 raise UnknownName(f"{kind} of method {name}", value, known)

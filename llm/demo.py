@@ -15,6 +15,7 @@ from ..base.errors import InputError
 from ..base.files import write_json
 
 if TYPE_CHECKING:
+    from ..deactivate.concept import Concept
     from ..sae import SAE
     from .host import Host
 
@@ -79,7 +80,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     step(f"loading {config.model}")
     host, concept = load_model(config.model), Concept.load(config.concept)
     step(f"harvesting {config.tokens:,} activations at {len(config.layers)} layers, training their SAEs")
-    saes = train_saes(host, out, config)
+    saes = train_saes(host, concept, out, config)
     for point, sae in saes.items():
         step(f"  {point}: " + ", ".join(f"{k} {sae.card['metrics'][k]:.3g}" for k in ("l0", "fvu", "dead_share")))
     step(f"looking for features of {concept.name} and choosing tau and mu on validation")
@@ -104,15 +105,15 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     return report
 
 
-def train_saes(host: "Host", out: Path, config: DemoConfig) -> "dict[str, SAE]":
+def train_saes(host: "Host", concept: "Concept", out: Path, config: DemoConfig) -> "dict[str, SAE]":
     """Harvests once into a store on disk, then trains one TopK SAE a layer on several passes over it."""
     from ..sae.config import SAEConfig, TrainConfig
     from ..sae.sources import ActivationStore, HostSource
     from ..sae.trainer import train_many
-    from .corpus import documents
+    from .corpus.choose import documents
 
     points = [f"layers.{n}.mlp_out" for n in config.layers]
-    texts = documents(near=config.concept, seed=config.seed)
+    texts = documents(concept, config.seed)
     held_out = max(config.tokens // 20, 2048)
     for part, n in (("train", config.tokens), ("held_out", held_out)):
         source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part)

@@ -84,7 +84,7 @@ class Host:
         return self._digest[1]
 
     def hook_points(self) -> list[str]:
-        """Names of all hook points in the order in which they are reached; `mlp_post` only where there is a post-norm."""
+        """Names of all hook points in the order of the forward pass; `mlp_post` only where there is a post-norm."""
         points = [p for p in POINTS if p != "mlp_post" or self.post_norm]
         return [f"layers.{i}.{p}" for i in range(self.n_layers) for p in points]
 
@@ -141,13 +141,13 @@ class Host:
         return {p: seen[p] for p in hook_points}
 
     def replaced(self, hook_point: str, fn: Rewrite) -> AbstractContextManager[Fired]:
-        """Block in which `fn(x)` takes the place of what passes `hook_point`; see `hooks.rewritten`. Yields the firings."""
+        """Block in which `fn(x)` replaces what passes `hook_point`; yields the firings (`hooks.rewritten`)."""
         return rewritten([(self.resolve(hook_point), fn)])
 
     def encode_texts(
         self, texts: Sequence[str], max_length: int | None = None
     ) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
-        """Token ids and attention mask, right-padded, with the special tokens that the tokenizer adds, cut at `max_length`.
+        """Token ids and attention mask, right-padded, with the specials the tokenizer adds, cut at `max_length`.
 
         A text without tokens is encoded as the BOS token, or the EOS token where there is no BOS.
 
@@ -208,7 +208,7 @@ class Host:
     def token_logprobs(
         self, prompts: Sequence[str], continuations: Sequence[str], *, batch_tokens: int = 4096
     ) -> list[Tensor]:
-        """Log-probability (float32) of each token of the i-th continuation after the i-th prompt; see `llm.logprobs`."""
+        """Log-probability (float32) of each token of the i-th continuation after its prompt; see `llm.logprobs`."""
         return _logprobs.token_logprobs(self, prompts, continuations, batch_tokens=batch_tokens)
 
     def generate(
@@ -246,7 +246,7 @@ class Host:
         return _parameters.weights(self, role)
 
     def down_proj(self, layer: int) -> tuple[str, nn.Parameter, bool]:
-        """Name and weight of a layer's down-projection, and whether it is stored `[m d]` (GPT-2's Conv1D) instead of `[d m]`."""
+        """Name and weight of a layer's down-projection, and whether stored `[m d]` (GPT-2's Conv1D), not `[d m]`."""
         if not 0 <= layer < self.n_layers:
             raise InputError(f"layer {layer} does not exist; {self.name} has layers 0 to {self.n_layers - 1}")
         weight = weight_of(_module(self.layers[layer], self.family.down))

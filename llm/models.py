@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -41,7 +42,8 @@ def load_model(name_or_path: str | Path, dtype: str = "float32", device: str = "
     name, source = _locate(str(name_or_path))
     with quiet():
         model, tokenizer = _load(source, DTYPES.get(dtype, "auto"))
-    return Host(model.to(place), tokenizer, name)
+    cast(torch.nn.Module, model).to(place)
+    return Host(model, tokenizer, name)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -98,9 +100,10 @@ def _load(source: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, trans
     try:
         family_of(AutoConfig.from_pretrained(source))
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
+        model, info = cast(tuple[PreTrainedModel, dict[str, list[str]]], loaded)
     except InputError:
         raise
     except SafetensorError as e:

@@ -56,5 +56,5 @@ def parameter_digest(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, p in sorted(model.named_parameters()):
         total.update(f"{name}\0{str(p.dtype).removeprefix('torch.')}\0{list(p.shape)}\0".encode())
-        total.update(memoryview(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        total.update(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Sparse autoencoders and transcoders: architectures, training, activation sources, formats, metrics, feature evidence."""
+"""Sparse autoencoders and transcoders: architectures, training, sources, formats, metrics, feature evidence."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -17,7 +17,7 @@ def threshold_for(
     b_enc: Float[Tensor, " d_sae"],
     l0: float,
 ) -> float:
-    """`theta >= 0` with `round(l0 n)` pre-activations above it over all `n` inputs (fewer where fewer are positive: then 0).
+    """`theta >= 0` with `round(l0 n)` pre-activations above it over all `n` inputs; 0 where fewer are positive.
 
     Args:
         inputs: Encoder inputs, in batches.

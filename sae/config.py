@@ -26,15 +26,16 @@ class SAEConfig:
     d_sae: int
     """Number of latents."""
     k: int = 32
-    """Active latents a vector (topk: at most; batchtopk, matryoshka: on average). Other architectures do not read it."""
+    """Active latents a vector (topk: at most; batchtopk, matryoshka: on average). Others do not read it."""
     d_out: int | None = None
     """Width of the output of a transcoder, which predicts another hook point than it reads. None: an autoencoder."""
     skip: bool = False
     """Transcoders: add `W_skip x` to the output."""
     groups: tuple[int, ...] = ()
-    """matryoshka: prefixes `n_1 < … < d_sae` that must reconstruct by themselves. Empty: 1/32, 3/32, 7/32, 15/32 and all of `d_sae`."""
+    """matryoshka: prefixes `n_1 < … < d_sae` that must reconstruct by themselves. Empty: 1/32, 3/32, 7/32, 15/32 and 1
+    of `d_sae`."""
     apply_b_dec_to_input: bool | None = None
-    """Subtract `b_dec` before encoding. None: autoencoders yes, transcoders no (where `b_dec` lies in the output's space)."""
+    """Subtract `b_dec` before encoding. None: autoencoders yes, transcoders no (`b_dec` lies in the output's space)."""
     dtype: str = "float32"
     """Of the weights. JumpReLU thresholds stay float32 or wider."""
     k_aux: int | None = None
@@ -44,7 +45,8 @@ class SAEConfig:
     bandwidth: float = 1e-3
     """jumprelu: width of the straight-through estimator's kernel, in the same units."""
     sparsity_loss: str = "step"
-    """jumprelu: `step` (L0; Rajamanoharan et al. 2024), `tanh` (Anthropic, January 2025) or `quadratic` (towards `target_l0`; Gemma Scope 2)."""
+    """jumprelu: `step` (L0; Rajamanoharan et al. 2024), `tanh` (Anthropic, January 2025) or `quadratic` (towards
+    `target_l0`; Gemma Scope 2)."""
     target_l0: float | None = None
     """jumprelu, `quadratic`: latents a vector to aim at."""
     tanh_scale: float = 4.0
@@ -103,7 +105,8 @@ class SAEConfig:
             raise InputError(f"target_l0 must lie in (0, {self.d_sae}] (d_sae); found {self.target_l0}")
         if self.bandwidth <= 0 or self.threshold_init < 0 or self.tanh_scale <= 0:
             raise InputError(
-                f"bandwidth and tanh_scale must be > 0 and threshold_init >= 0; found {self.bandwidth}, {self.tanh_scale}, {self.threshold_init}"
+                "bandwidth and tanh_scale must be > 0 and threshold_init >= 0; "
+                f"found {self.bandwidth}, {self.tanh_scale}, {self.threshold_init}"
             )
 
     @property
@@ -151,7 +154,8 @@ class TrainConfig:
     unit_decoder: bool = True
     """Keep decoder rows at norm 1 and remove the gradient along them."""
     l1: float = 1e-3
-    """Weight of the sparsity term: L1 over `|w_i| f_i` (relu, gated), the L0 surrogate (jumprelu); in units of the normalised input."""
+    """Weight of the sparsity term: L1 over `|w_i| f_i` (relu, gated), the L0 surrogate (jumprelu); in units of the
+    normalised input."""
     l1_warmup: float = 0.1
     """Share of the run over which `l1` rises linearly from 0."""
     auxk_coef: float = 1 / 32
@@ -161,7 +165,7 @@ class TrainConfig:
     dead_window: int | None = None
     """Vectors without firing after which a latent is dead. None: min(10 M, 5 % of the run)."""
     normalize: str = "unit"
-    """`unit`: scale so that E|x|^2 = 1; `sqrt_d`: so that the mean norm is sqrt(d); `none`. Folded into the saved weights."""
+    """`unit`: scale so that E|x|^2 = 1; `sqrt_d`: so that the mean norm is sqrt(d); `none`. Folded when saved."""
     normalize_vectors: int = 32_768
     """Vectors from which the scale and the geometric median for `b_dec` are measured, at least."""
     init_b_dec: bool = True

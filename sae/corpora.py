@@ -1,4 +1,7 @@
-"""Texts to harvest activations from: files, folders, a `datasets` hub id, or the corpus that ships with the package. Read as a stream."""
+"""Texts to harvest activations from: files, folders, a `datasets` hub id, or the corpus that ships with the package.
+
+Read as a stream.
+"""
 
 import importlib.resources
 import io
@@ -6,6 +9,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from ..base.errors import ArtefactError, InputError, MatchedNothing
 
@@ -17,8 +21,9 @@ def read_corpus(spec: str | Path, *, field: str = "text", limit: int | None = No
     """The documents of a corpus, in file order, empty ones left out.
 
     Args:
-        spec: `path.txt` (blank lines separate documents), `path.jsonl`, `path.jsonl.zst`, `path.parquet`, a folder of those (in the order
-            of their names, subfolders included), `hub:NAME` or `hub:NAME:CONFIG` (split `train`; needs `datasets`), or `embedded`.
+        spec: `path.txt` (blank lines separate documents), `path.jsonl`, `path.jsonl.zst`, `path.parquet`, a folder of
+            those (in the order of their names, subfolders included), `hub:NAME` or `hub:NAME:CONFIG` (split `train`;
+            needs `datasets`), or `embedded`.
         field: Column or key that holds the text in JSONL, parquet and hub data.
         limit: At most so many documents.
 
@@ -123,7 +128,8 @@ def _jsonl_zst(path: Path, field: str) -> Iterator[str]:
 
     try:
         with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as data:
-            yield from _json_lines(io.BufferedReader(data), path, field)  # pyright: ignore[reportArgumentType]: a raw stream in all but name
+            raw_stream = cast(io.RawIOBase, data)  # in all but name
+            yield from _json_lines(io.BufferedReader(raw_stream), path, field)
     except zstandard.ZstdError as e:
         raise ArtefactError(f"corpus {path} is not a whole zstandard file ({e})") from None
 

@@ -1,4 +1,4 @@
-"""Data parallel training: what must be global (selection, dead counts, losses with a normaliser, gradients) goes through here.
+"""Data parallel training: what must be global (selection, dead counts, variances, gradients) goes through here.
 
 Every function is the identity in a single process, so that the training code has one form.
 """
@@ -15,7 +15,7 @@ from .sparse import row_grad_of
 
 
 def begin() -> None:
-    """Joins the process group of `torchrun` or `accelerate launch` where the environment names one and none was joined yet."""
+    """Joins the process group of `torchrun` or `accelerate launch`, where there is one and none was joined yet."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_available() and not dist.is_initialized():
         from accelerate import PartialState
 

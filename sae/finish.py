@@ -1,4 +1,7 @@
-"""The end of a run: scale folded in, threshold calibrated, saved, loaded again, and the file that was saved measured on held-out vectors."""
+"""The end of a run: scale folded in, threshold calibrated, saved, loaded again.
+
+And the file that was saved measured on held-out vectors.
+"""
 
 import os
 import shutil
@@ -22,7 +25,10 @@ from .sources.feed import PLAIN
 from .training_state import HookPair
 
 SAMPLE = 16_384
-"""Vectors behind the last step from which a threshold is calibrated; as many again are measured where no held-out source is given."""
+"""Vectors behind the last step from which a threshold is calibrated.
+
+As many again are measured where no held-out source is given.
+"""
 HELD_OUT = 32_768
 """Most vectors read of a held-out source."""
 
@@ -30,11 +36,15 @@ HELD_OUT = 32_768
 def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Tensor] | None) -> dict[str, SAE]:
     """Saves every SAE of a run and measures it; the run's checkpoints are removed when all are there."""
     batches = max(1, -(-SAMPLE // run.config.batch))
-    sample = {p: distributed.gather_rows(t) for p, t in run.feed.peek(batches).items()}
+    ahead = run.feed.peek(batches if held_out is not None else 2 * batches)
+    n = batches * run.feed.batch
+    sample = {p: distributed.gather_rows(t[:n]) for p, t in ahead.items()}
     for trainee in run.trainees.values():
         trainee.trained(sample)
     if distributed.rank() == 0:
-        measured, origin = _held_out(run, held_out, batches)
+        measured, origin = (
+            _read(held_out) if held_out is not None else ([{p: t[n:] for p, t in ahead.items()}], _unseen(run))
+        )
         for name, trainee in run.trainees.items():
             trainee.sae.card.update(_card(run, name))
             _save(trainee.sae, folders[name], list(vectors(measured, run.pairs[name])), origin)
@@ -42,18 +52,19 @@ def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Ten
     return {name: SAE.load(folder) for name, folder in folders.items()}
 
 
-def _held_out(run: Run, held_out: Iterable[Batch | Tensor] | None, batches: int) -> tuple[list[Batch | Tensor], str]:
-    """At most `HELD_OUT` vectors to measure on, and what they are."""
-    if held_out is None:
-        for _ in range(batches):  # those that calibrated the threshold
-            run.feed.next()
-        measured: list[Batch | Tensor] = [run.feed.next() for _ in range(batches)]
-        fresh = run.feed.passes == 0
-        return (
-            measured,
-            "vectors behind the last step" if fresh else "training vectors: the source was read more than once",
-        )
-    measured, n = [], 0
+def _unseen(run: Run) -> str:
+    """What the vectors behind the last step are."""
+    return (
+        "vectors behind the last step"
+        if run.feed.passes == 0
+        else "training vectors: the source was read more than once"
+    )
+
+
+def _read(held_out: Iterable[Batch | Tensor]) -> tuple[list[Batch | Tensor], str]:
+    """At most `HELD_OUT` vectors of a source to measure on, and what they are."""
+    measured: list[Batch | Tensor] = []
+    n = 0
     for item in held_out:
         measured.append(item)
         n += len(item if isinstance(item, Tensor) else next(iter(item.values())))

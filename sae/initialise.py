@@ -21,8 +21,8 @@ def geometric_median(
 ) -> Float[Tensor, " d"]:
     """The point whose summed distance to `points` is least; `b_dec`'s start (Gao et al. 2024, App. A.1).
 
-    Weiszfeld's iteration from the mean, in float64, with the rule of Vardi and Zhang (The multivariate L1-median, 2000) where the guess
-    meets a point: it is left if the pull of the others exceeds the weight of the points there.
+    Weiszfeld's iteration from the mean, in float64, with the rule of Vardi and Zhang (The multivariate L1-median, 2000)
+    where the guess meets a point: it is left if the pull of the others exceeds the weight of the points there.
 
     Args:
         points: Vectors.

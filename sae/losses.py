@@ -1,6 +1,6 @@
 """Training losses as pure functions of tensors. Squared errors are summed over the width and averaged over the batch.
 
-Where a batch statistic enters a loss (a variance, an L0 to aim at) it is that of the global batch of data parallel training.
+Where a variance enters a loss it is that of the global batch of data parallel training.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Loss:
     sparsity: Float[Tensor, ""]
     """The sparsity term without its weight (0 for the TopK family)."""
     auxk: Float[Tensor, ""]
-    """The term that revives dead latents, without its weight: AuxK, JumpReLU's pre-activation loss, Gated's own auxiliary term."""
+    """AuxK, JumpReLU's pre-activation loss or Gated's auxiliary reconstruction, without its weight."""
     acts: SparseActs | Float[Tensor, "n d_sae"]
     """Latents of the batch, without gradient; sparse ones hold no zeros."""
 
@@ -68,8 +68,8 @@ def variance(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def auxk(error: Float[Tensor, "n d_out"], error_hat: Float[Tensor, "n d_out"]) -> Float[Tensor, ""]:
     """AuxK: `E |e - e_hat|^2 / E |e - E e|^2`, the residual `e` without gradient.
 
-    Scaling and evaluating sparse autoencoders (Gao et al., 2024), App. A.2, in the normalised form of the authors' code;
-    `error_hat` is the dead latents' reconstruction **without** bias.
+    Scaling and evaluating sparse autoencoders (Gao et al., 2024), App. A.2, in the normalised form of their
+    code; `error_hat` is the dead latents' reconstruction **without** bias.
 
     Args:
         error: Target minus reconstruction.
@@ -89,7 +89,8 @@ def jump(
 ) -> Float[Tensor, " m"]:
     """`a 1[a > theta]` with `d/d theta = -(theta / h) K((a - theta) / h)`, `K` the box of width 1.
 
-    Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders (Rajamanoharan et al., 2024), Eq. 11.
+    Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders (Rajamanoharan et al., 2024),
+    Eq. 11.
 
     Args:
         pre: Pre-activations `a`.

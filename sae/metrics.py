@@ -1,4 +1,4 @@
-"""How well an SAE reconstructs, on inference weights: global sums in float64 over all vectors, never a mean of batch means."""
+"""How well an SAE reconstructs, on inference weights: global sums in float64, never a mean of batch means."""
 
 from collections.abc import Iterable
 
@@ -87,9 +87,10 @@ def evaluate(sae: SAE, batches: Iterable[Pair]) -> dict[str, float | int]:
         batches: `[n d_in]` tensors; transcoders: pairs of input and target.
 
     Returns:
-        `l0` (mean active latents), `fvu` (fraction of variance **un**explained: `sum |y - y_hat|^2 / sum |y - mean y|^2`), `cosine`, `l2_ratio`
-        (`|y_hat| / |y|`, mean), `relative_bias` (`E |y_hat|^2 / E y . y_hat`; 1 is unbiased), `dead_share` (latents never active in the `n`
-        vectors), `below_1e-5` (share of latents rarer than that), `dense` (latents active in more than a tenth), `n`.
+        `l0` (mean active latents), `fvu` (fraction of variance **un**explained:
+        `sum |y - y_hat|^2 / sum |y - mean y|^2`), `cosine`, `l2_ratio` (`|y_hat| / |y|`, mean), `relative_bias` (`E |y_hat|^2 / E y . y_hat`; 1 is unbiased),
+        `dead_share` (latents never active in the `n` vectors), `below_1e-5` (share of latents rarer than that), `dense`
+        (latents active in more than a tenth of the vectors), `n`.
 
     Raises:
         InputError: A transcoder without targets.

@@ -30,7 +30,7 @@ FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "log")
 class Log:
     """`train.jsonl`, and wandb where the config asks for it; silent in all processes but the first."""
 
-    def __init__(self, path: Path, resume_step: int | None, config: TrainConfig, settings: Plain) -> None:
+    def __init__(self, path: Path, resume_step: int | None, config: TrainConfig, settings: Mapping) -> None:
         self.file = self.wandb = None
         if distributed.rank() > 0:
             return
@@ -112,14 +112,16 @@ class Run:
         batch, pair = self.feed.peek(1), self.pairs[name]
         if (pair.read != pair.write) != cfg.transcoder:
             raise InputError(
-                f"SAE {name}: d_out is {cfg.d_out}, and the source yields {', '.join(batch)}; a transcoder needs two hook points and d_out"
+                f"SAE {name}: d_out is {cfg.d_out}, and the source yields {', '.join(batch)}; "
+                "a transcoder needs two hook points and d_out"
             )
         for role, point, width in (("d_in", pair.read, cfg.d_in), ("d_out", pair.write, cfg.width_out)):
             if point not in batch:
                 raise InputError(f"hook point {point!r} is not among those of the source: {', '.join(batch)}")
             if batch[point].shape[1] != width:
                 raise InputError(
-                    f"SAE {name}: {role} is {width}, but the activations at {point!r} have {batch[point].shape[1]} dimensions; set {role}"
+                    f"SAE {name}: {role} is {width}, but the activations at {point!r} have {batch[point].shape[1]} "
+                    f"dimensions; set {role}"
                 )
         return Trainee(cfg, self.config, pair, batch[pair.read].device)
 
@@ -133,7 +135,8 @@ class Run:
         if bad is not None:
             row = int((~torch.isfinite(batch[bad]).all(1)).nonzero()[0])
             raise NumericsError(
-                f"NaN or infinity in the activations at {bad!r}, vector {row} of step {self.step}; the batch was saved as {self.keep(batch)}"
+                f"NaN or infinity in the activations at {bad!r}, vector {row} of step {self.step}; "
+                f"the batch was saved as {self.keep(batch)}"
             )
 
     def keep(self, batch: Batch) -> Path:
@@ -190,7 +193,7 @@ class Run:
     def _check_same_run(self, values: Mapping) -> None:
         check_same("training", values, {"world": distributed.world()})
         saved = values["settings"]
-        check_same("training", {"SAEs": sorted(saved["saes"])}, {"SAEs": sorted(self.settings["saes"])})  # pyright: ignore[reportArgumentType]
+        check_same("training", {"SAEs": sorted(saved["saes"])}, {"SAEs": sorted(self.settings["saes"])})
         check_same("training config", saved["train"], self.settings["train"])
         for name, cfg in self.settings["saes"].items():
             check_same(f"SAE {name}", saved["saes"][name], cfg)
@@ -221,7 +224,8 @@ def pair_of(batch: Batch) -> HookPair:
     points = list(batch)
     if len(points) > 2:
         raise InputError(
-            f"the source yields {len(points)} hook points ({', '.join(points)}); one SAE takes one, or two as a transcoder; use train_many"
+            f"the source yields {len(points)} hook points ({', '.join(points)}); "
+            "one SAE takes one, or two as a transcoder; use train_many"
         )
     return HookPair(points[0], points[-1])
 

@@ -21,13 +21,13 @@ from .sparse import SparseActs, decode_sparse
 class SAE(nn.Module):
     """A sparse autoencoder, transcoder (`cfg.d_out`) or skip transcoder (`cfg.skip`) of any architecture.
 
-    Weights: `W_enc` [d_in d_sae] (stored transposed: the sparse path reads rows of latents), `W_dec` [d_sae d_out], `b_dec` [d_out], and by
-    architecture `b_enc` [d_sae], `threshold` ([d_sae], or one number for batchtopk and matryoshka; -1: not calibrated), `b_gate`, `b_mag`,
-    `r_mag` [d_sae]; `W_skip` [d_out d_in]. Decoder rows start at norm 1, the encoder as their transpose (as random unit rows where widths
-    differ), biases and `W_skip` at 0.
+    Weights: `W_enc` [d_in d_sae] (stored transposed: the sparse path reads rows of latents), `W_dec` [d_sae d_out],
+    `b_dec` [d_out], and by architecture `b_enc` [d_sae], `threshold` ([d_sae], or one number for batchtopk and
+    matryoshka; -1: not calibrated), `b_gate`, `b_mag`, `r_mag` [d_sae]; `W_skip` [d_out d_in]. Decoder rows start at
+    norm 1, the encoder as their transpose (as random unit rows where widths differ), biases and `W_skip` at 0.
 
-    `card` is what `efface.json` holds beside the weights: `model`, `model_digest`, `hook_point`, `hook_point_out`, `token_policy`,
-    `training`, `metrics`.
+    `card` is what `efface.json` holds beside the weights: `model`, `model_digest`, `hook_point`, `hook_point_out`,
+    `token_policy`, `training`, `metrics`.
     """
 
     b_enc: nn.Parameter
@@ -89,7 +89,9 @@ class SAE(nn.Module):
         return out + x.to(self.dtype) @ weight.T
 
     def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> SparseActs:
-        """Active latents of every vector (leading dimensions flattened to rows), no dense `[n d_sae]` matrix, no gradient.
+        """Active latents of every vector (leading dimensions flattened to rows).
+
+        No dense `[n d_sae]` matrix, no gradient.
 
         Raises:
             InputError: Another width than `d_in`, NaN or infinity, or a threshold that was never calibrated.
@@ -98,14 +100,14 @@ class SAE(nn.Module):
             return stored(*self.arch.sparse(self, self.center(self._rows(x))))
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latents as a dense tensor in the weights' dtype, differentiable; `encode_sparse` for many vectors or a wide SAE."""
+        """Latents as a dense differentiable tensor in the weights' dtype; `encode_sparse` for many of either."""
         acts, values = self.arch.sparse(self, self.center(self._rows(x)))
         return acts.with_values(values).to_dense().to(self.dtype).reshape(*x.shape[:-1], self.cfg.d_sae)
 
     def decode(
         self, acts: SparseActs | Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch_out d_out"]:
-        """`f W_dec + b_dec`, plus `W_skip x` for a skip transcoder, in the weights' dtype. Of `SparseActs`: `[n d_out]`.
+        """`f W_dec + b_dec`, plus `W_skip x` for a skip transcoder, in the weights' dtype; `[n d_out]` of sparse ones.
 
         Args:
             acts: Latents.
@@ -162,16 +164,18 @@ class SAE(nn.Module):
         loss = self.arch.training(self, x, target, dead_mask, coefficients or Coefficients())
         if not torch.isfinite(loss.total):
             raise NumericsError(
-                f"the training loss is {float(loss.total)}: look for NaN or infinity in the activations, or lower lr"
+                f"the training loss is {float(loss.total.detach())}: "
+                "look for NaN or infinity in the activations, or lower lr"
             )
         return loss
 
     @torch.no_grad()
     def calibrate_threshold(self, batches: Iterable[Float[Tensor, "n d_in"]]) -> float:
-        """Sets the inference threshold so that the mean L0 over `batches` is the target; returns the threshold (jumprelu: the factor).
+        """Sets the inference threshold so that the mean L0 over `batches` is the target.
 
-        batchtopk, matryoshka: the quantile of the pre-activations at which `k` a vector pass. jumprelu with `target_l0`: all thresholds are
-        multiplied by the factor at which `target_l0` a vector pass.
+        batchtopk, matryoshka: the quantile of the pre-activations at which `k` a vector pass; returned. jumprelu with
+        `target_l0`: all thresholds are multiplied by the factor at which `target_l0` a vector pass; the factor is
+        returned.
 
         Args:
             batches: Held-out vectors, as they come (`fold_scale` first).
@@ -187,7 +191,8 @@ class SAE(nn.Module):
             return value
         if self.cfg.architecture != "jumprelu" or self.cfg.target_l0 is None:
             raise InputError(
-                f"{self.cfg.architecture} has no threshold to calibrate (batchtopk, matryoshka, and jumprelu with target_l0 have)"
+                f"{self.cfg.architecture} has no threshold to calibrate "
+                "(batchtopk, matryoshka, and jumprelu with target_l0 have)"
             )
         self.threshold.clamp_(min=1e-6)
         unit = self.threshold.to(self.dtype)
@@ -199,8 +204,9 @@ class SAE(nn.Module):
     def fold_scale(self, scale: float, scale_out: float | None = None) -> None:
         """Takes an SAE that was trained on `scale * x` (and targets `scale_out * y`) back to raw activations.
 
-        Biases and thresholds are divided, the encoder absorbs the ratio of the scales; decoder rows keep their norm, and latents are in
-        units of the raw output. The reconstruction of `x` is then the old one of `scale * x`, over `scale_out`.
+        Biases and thresholds are divided, the encoder absorbs the ratio of the scales; decoder rows keep their norm,
+        and latents are in units of the raw output. The reconstruction of `x` is then the old one of `scale * x`, over
+        `scale_out`.
 
         Raises:
             InputError: Scales that are not positive, or two different ones for an autoencoder.
@@ -221,7 +227,7 @@ class SAE(nn.Module):
             self.W_skip.mul_(ratio)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes `cfg.json` and `sae_weights.safetensors` (sae-lens 6 loads them) and `efface.json`, whole or not at all."""
+        """Writes `cfg.json`, `sae_weights.safetensors` (sae-lens 6 loads both) and `efface.json`: whole or not at all."""
         from .formats.native import save
 
         return save(self, Path(folder), overwrite=overwrite)
@@ -247,7 +253,8 @@ class SAE(nn.Module):
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.cfg.d_in:
             raise InputError(
-                f"activations of width {x.shape[-1]}; this SAE's d_in is {self.cfg.d_in}: is it the hook point it was trained on?"
+                f"activations of width {x.shape[-1]}; this SAE's d_in is {self.cfg.d_in}: "
+                "is it the hook point it was trained on?"
             )
         return x.reshape(-1, self.cfg.d_in)
 

@@ -3,7 +3,7 @@
 from ..base.errors import InputError
 
 DEAD_WINDOW = 10_000_000
-"""Vectors without firing after which a latent counts as dead (Gao et al. 2024; openai, sparsify, dictionary_learning)."""
+"""Vectors without firing after which a latent counts as dead (openai, sparsify and dictionary_learning alike)."""
 DEAD_SHARE = 0.05
 """…but never more than this share of the run, so that short runs revive latents too."""
 
@@ -20,7 +20,7 @@ def learning_rate(step: int, steps: int, lr: float, warmup: int, decay_fraction:
     """
     if not 0 <= step < steps:
         raise InputError(f"step must lie in [0, {steps}); found {step}")
-    decay = int(round(decay_fraction * steps))
+    decay = round(decay_fraction * steps)
     falling = 1.0 if steps - step > decay else (steps - step) / (decay + 1)
     return lr * ramp(step, warmup) * falling
 

@@ -32,18 +32,20 @@ def train(
 ) -> SAE:
     """Trains an SAE and leaves it in `out`, with its metrics on held-out vectors measured on the saved file.
 
-    A source of bare tensors or of one hook point gives an autoencoder; one of two hook points a transcoder from the first to the second.
-    SIGINT and SIGTERM write a checkpoint and raise `Interrupted`; with `resume` the run goes on and ends, on a CPU, with the very bits of a
-    run that was never interrupted. Under `torchrun` or `accelerate launch` every process calls this with its own share of the vectors.
+    A source of bare tensors or of one hook point gives an autoencoder; one of two hook points a transcoder from the
+    first to the second. SIGINT and SIGTERM write a checkpoint and raise `Interrupted`; with `resume` the run goes on
+    and ends, on a CPU, with the very bits of a run that was never interrupted. Under `torchrun` or `accelerate launch`
+    every process calls this with its own share of the vectors.
 
     Args:
         sae_config: What to train.
         source: Yields `[n, d]` tensors or `{hook point: [n, d]}`; see `Feed` for what resuming asks of it.
         train_config: How.
-        out: Folder: `cfg.json`, `sae_weights.safetensors`, `efface.json`, `train.jsonl`, and `checkpoints/` while it runs.
+        out: Folder: `cfg.json`, `sae_weights.safetensors`, `efface.json`, `train.jsonl`, and `checkpoints/` while it
+            runs.
         resume: Go on from the newest checkpoint, where there is one; a finished `out` is loaded.
-        held_out: Like `source`: what the saved SAE is measured on (at most 32,768 vectors). Without it: the vectors of `source` behind the
-            last step.
+        held_out: Like `source`: what the saved SAE is measured on (at most 32,768 vectors). Without it: the vectors of
+            `source` behind the last step.
 
     Returns:
         The SAE as loaded from `out`.
@@ -66,7 +68,7 @@ def train_many(
     resume: bool = False,
     held_out: Source | None = None,
 ) -> dict[str, SAE]:
-    """Trains one autoencoder for each hook point, all on the same pass over the source; each lies in `out/<hook point>`.
+    """Trains one autoencoder a hook point, all on the same pass over the source; each lies in `out/<hook point>`.
 
     Args:
         sae_configs: Hook point -> what to train there.

@@ -10,16 +10,18 @@ from torch import Tensor
 from ..base.errors import ArtefactError
 from . import distributed
 from .config import CALIBRATED, TOPK_FAMILY, SAEConfig, TrainConfig
-from .losses import Coefficients, Loss, variance
 from .initialise import geometric_median, input_scale
+from .losses import Coefficients, Loss, variance
 from .sae import SAE
 from .schedules import dead_window, ramp
 from .sources.base import Batch, Plain
 from .sparse import FusedAdam, attach_row_grad, detach_row_grad
 
-
 SPARSE = (*TOPK_FAMILY, "jumprelu")
 """Architectures that touch only active latents: their weight gradients go through `RowGrad`."""
+
+SPARSITY_LOSSES = {"relu": "l1_loss", "gated": "l1_loss", "jumprelu": "l0_loss"}
+"""SAELens' names of the sparsity terms."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,17 @@ class Trainee:
 
     @torch.no_grad()
     def start(self, sample: Batch) -> None:
-        """Sets the scale of input and target from a sample, and `b_dec` to the geometric median of the scaled targets of one batch.
+        """Sets the scales from a sample, and `b_dec` to the geometric median of the scaled targets of one batch.
 
         *Scaling and evaluating sparse autoencoders* (Gao et al., 2024), App. A.1, starts the bias so.
         """
-        x, y = (distributed.gather_rows(t) for t in self.hooks.vectors(sample, self.sae.b_dec))
-        self.scale_in = input_scale(x, self.config.normalize)
-        self.scale_out = self.scale_in if self.hooks.read == self.hooks.write else input_scale(y, self.config.normalize)
+        x, y = self.hooks.vectors(sample, self.sae.b_dec)
+        normalize, first = self.config.normalize, self.config.batch // distributed.world()
+        self.scale_in = self.scale_out = input_scale(distributed.gather_rows(x), normalize)
+        if self.hooks.read != self.hooks.write:
+            self.scale_out = input_scale(distributed.gather_rows(y), normalize)
         if self.config.init_b_dec:
-            self.sae.b_dec.copy_(geometric_median(y[: self.config.batch] * self.scale_out))
+            self.sae.b_dec.copy_(geometric_median(distributed.gather_rows(y[:first]) * self.scale_out))
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
@@ -110,17 +114,13 @@ class Trainee:
         parts = [loss.mse, loss.total, loss.sparsity, loss.auxk]
         local = torch.tensor([*(float(t.detach()) for t in parts), loss.l0()], dtype=torch.float64)
         mse, total, term, aux, l0 = distributed.all_mean(local).tolist()
-        names = {"relu": "l1_loss", "gated": "l1_loss", "jumprelu": "l0_loss"}
-        aux_names = {"jumprelu": "pre_act_loss", "gated": "auxiliary_reconstruction_loss"}
-        own = (
-            {f"losses/{names[self.cfg.architecture]}": sparsity * term, "details/l1_coefficient": sparsity}
-            if self.cfg.architecture in names
-            else {}
-        )
+        sparse = SPARSITY_LOSSES.get(self.cfg.architecture)
+        own = {f"losses/{sparse}": sparsity * term, "details/l1_coefficient": sparsity} if sparse else {}
+        revival = "pre_act_loss" if sparse == "l0_loss" else "auxiliary_reconstruction_loss"
         return {
             "losses/overall_loss": total,
             "losses/mse_loss": mse,
-            f"losses/{aux_names.get(self.cfg.architecture, 'auxiliary_reconstruction_loss')}": aux,
+            f"losses/{revival}": aux,
             **own,
             "metrics/explained_variance": 1 - mse / max(float(variance(y)), 1e-30),
             "metrics/l0": l0,
@@ -163,7 +163,7 @@ class Trainee:
 
     @torch.no_grad()
     def trained(self, sample: Batch) -> SAE:
-        """Ends the training: folds the scale into the weights, and sets inference thresholds so that unseen vectors have the L0 aimed at.
+        """Ends the training: folds the scale in and sets thresholds so that unseen vectors have the L0 aimed at.
 
         Args:
             sample: Vectors that were not trained on.

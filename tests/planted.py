@@ -32,7 +32,7 @@ def questions(words: Sequence[str], wrong: Sequence[str]) -> dict[str, list[dict
 
 
 def magic(**changes: object) -> Concept:
-    """The concept."""
+    """The concept; a field set to None is left out."""
     values: dict[str, object] = {
         "format": 1,
         "name": "magic",
@@ -53,18 +53,37 @@ def planted_sae(host: Host, layer: int = 1, d_sae: int = 24, place: str = "mlp_o
     point = f"layers.{layer}.{place}"
     gen = torch.Generator().manual_seed(layer)
     sae = SAE(SAEConfig("relu", host.d_model, d_sae, dtype=dtype), {"hook_point": point, "model": host.name, "model_digest": host.digest})
-    means = {w: word_mean(host, words, point) for w, words in (("magic", MAGIC), ("music", MUSIC), ("plain", PLAIN))}
+    X, y = readings(host, point)
     with torch.no_grad():
         rows = torch.randn(d_sae, host.d_model, generator=gen)
-        rows[0], rows[1] = means["magic"] - means["plain"] - means["music"], means["music"] - means["plain"] - means["magic"]
+        for f, kind in ((0, 1), (1, 2)):
+            rows[f] = X[y == kind].mean(0) - X[y != kind].mean(0)
         rows = rows / rows.norm(dim=1, keepdim=True)
         sae.W_dec.copy_(rows)
         sae.W_enc.copy_(rows.T)
         sae.b_enc.fill_(-0.02)
+        for f, kind in ((0, 1), (1, 2)):
+            weights, bias = detector(X, y == kind)
+            sae.W_enc[:, f], sae.b_enc[f] = weights, bias
     return sae
 
 
-def word_mean(host: Host, words: Sequence[str], point: str) -> torch.Tensor:
-    """Mean activation at the words."""
-    ids, mask = host.encode_texts([f"the {w}" for w in words])
-    return host.activations(ids, mask, [point])[point][:, -1].mean(0).float()
+def readings(host: Host, point: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations at all tokens of all sentences, and their kind: 1 magic, 2 music, 0 else."""
+    found, kinds = [], []
+    words = {w: kind for kind, group in ((1, MAGIC), (2, MUSIC)) for w in group}
+    for group in (MAGIC, MUSIC, PLAIN):
+        texts = [t for split in sentences(group).values() for t in split]
+        ids, mask = host.encode_texts(texts)
+        keep = host.keep_mask(ids, mask)
+        found.append(host.activations(ids, mask, [point])[point][keep].float())
+        kinds += [words.get(host.tokenizer.decode([i]).strip(), 0) for i in ids[keep].tolist()]
+    return torch.cat(found), torch.tensor(kinds)
+
+
+def detector(X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logistic regression, classes balanced."""
+    from sklearn.linear_model import LogisticRegression
+
+    found = LogisticRegression(C=100.0, class_weight="balanced", max_iter=2000).fit(X.numpy(), y.numpy())
+    return torch.from_numpy(found.coef_[0]).float(), torch.tensor(float(found.intercept_[0]))

@@ -1,6 +1,7 @@
 """Tiny real transformers models with random weights and a word tokenizer: `tiny_host("llama")`."""
 
 from functools import cache
+from typing import cast
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -126,6 +127,5 @@ def tiny_host(
     """A new host each time (safe to edit): English words, d_model 32, d_mlp 64, 3 layers. CPU, milliseconds."""
     tokenizer = tiny_tokenizer(bos)
     model = tiny_model(family, len(tokenizer), n_layers, seed, **overrides)
-    module: torch.nn.Module = model
-    module.to(dtype)
+    cast(torch.nn.Module, model).to(dtype)
     return Host(model, tokenizer, f"tiny-{family}")

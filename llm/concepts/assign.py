@@ -35,7 +35,8 @@ class Splits:
 
 def words_of(text: str) -> str:
     """`text` with every run of other characters than letters and digits as one space, a space at either end."""
-    return f" {re.sub(r'[^\w]+', ' ', text.casefold()).strip()} "
+    plain = re.sub(r"\W+", " ", text.casefold())
+    return f" {plain.strip()} "
 
 
 def holds(text: str, answers: Iterable[str]) -> bool:

@@ -27,10 +27,11 @@ class ScoreCache:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.scores = path, {}
+        self.path = path
+        self.scores: dict[str, float] = {}
         if path is not None and path.is_file():
             try:
-                self.scores: dict[str, float] = json.loads(path.read_text())
+                self.scores = json.loads(path.read_text())
             except json.JSONDecodeError as e:
                 raise ArtefactError(f"{path} is not a whole file of scores ({e}); remove it") from None
 
@@ -40,7 +41,8 @@ class ScoreCache:
         Raises:
             NumericsError: A score is NaN (from the host) or was stored as one.
         """
-        keys = [digest([host.digest, p, c])[:24] for p, c in zip(prompts, continuations, strict=True)]
+        host_digest = host.digest
+        keys = [digest([host_digest, p, c])[:24] for p, c in zip(prompts, continuations, strict=True)]
         todo = [i for i, k in enumerate(keys) if k not in self.scores]
         if todo:
             found = host.token_logprobs([prompts[i] for i in todo], [continuations[i] for i in todo])

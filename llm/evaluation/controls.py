@@ -34,7 +34,7 @@ class RandomFeatures:
     """
 
     def __init__(self, host: "Host", edit: Edit, saes: Sequence["SAE"], concept: "Concept", texts: int = 50) -> None:
-        plans = edit.evidence.get("concepts")
+        plans = edit.evidence.get("concepts") if isinstance(edit.evidence, Mapping) else None
         if edit.eraser != "pisces" or not plans:
             raise InputError(f"control «random features»: needs an edit by features; {edit.eraser} has none")
         self.host, self.plans = host, plans
@@ -109,7 +109,7 @@ def _redrawn(columns: Tensor, gen: torch.Generator) -> Tensor:
 
 def _control(deltas: Mapping[str, LowRank], name: str, seed: int) -> Edit:
     return Edit(
-        parts=[WeightsPart(dict(deltas))], eraser="control", config={"control": name}, concepts={},
+        parts=[WeightsPart(dict(deltas))], eraser="control", config={"control": name, "seed": seed},
         evidence={"control": name}, seeds={"control": seed},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What distinguishes the architectures: their extra weights, which latents are active at which value, and the training loss."""
+"""What distinguishes the architectures: extra weights, which latents are active at which value, the training loss."""
 
 from ...base.errors import UnknownName
 from ..config import ARCHITECTURES

@@ -1,4 +1,4 @@
-"""The one interface behind which the architectures differ. An architecture holds no state: weights live in the `SAE`."""
+"""The one interface behind which the architectures differ. It holds no state: weights live in the `SAE`."""
 
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class Architecture:
         raise NotImplementedError
 
     def active(self, sae: "SAE", acts: SparseActs, x: Tensor) -> Tensor:
-        """Differentiable pre-activations on the set `acts`, in the form of training: `b_dec`'s share through `b_pre`."""
+        """Differentiable pre-activations on the set `acts` as training wants them: `b_dec`'s share through `b_pre`."""
         return encode_on(
             acts, sae.center(x).detach(), sae.W_enc, self.bias(sae), b_pre=sae.b_dec if sae.subtracts else None
         )

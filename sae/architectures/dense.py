@@ -1,4 +1,4 @@
-"""ReLU with L1 and Gated: their penalties reach every latent above 0, so training is dense autograd. Encoding is sparse all the same."""
+"""ReLU with L1 and Gated: their penalties reach every latent above 0, so training is dense; encoding is sparse."""
 
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,9 @@ class Relu(Architecture):
 class Gated(Architecture):
     """`f = 1[pi > 0] relu(m)`, `pi = h + b_gate`, `m = exp(r_mag) h + b_mag`, `h = (x - b_dec) W_enc`.
 
-    Improving Dictionary Learning with Gated Sparse Autoencoders (Rajamanoharan et al., 2024), Eq. 8: `E |e|^2 + lambda E sum relu(pi)_i
-    |w_i| + E |x - (relu(pi) W_dec + b_dec)|^2`, the last term with a **frozen** decoder (sae-lens 6.54 lets it move).
+    Improving Dictionary Learning with Gated Sparse Autoencoders (Rajamanoharan et al., 2024), Eq. 8: `E |e|^2 + lambda
+    E sum relu(pi)_i |w_i| + E |x - (relu(pi) W_dec + b_dec)|^2`, the last term with a **frozen** decoder (sae-lens 6.54
+    lets it move).
     """
 
     scaled = ("b_gate", "b_mag")
@@ -59,7 +60,7 @@ class Gated(Architecture):
         return (sae.r_mag.index_select(0, at).exp() * h + sae.b_mag.index_select(0, at)).relu()
 
     def training(self, sae: "SAE", x: Tensor, target: Tensor, dead_mask: Tensor | None, weights: Coefficients) -> Loss:
-        """`auxk` of the result is the auxiliary reconstruction from the gates; `dead_mask` is only counted by the trainer."""
+        """`auxk` of the result is the auxiliary reconstruction from the gates; dead latents have no own term."""
         h = sae.center(x) @ sae.W_enc
         gate = h + sae.b_gate
         acts = (gate > 0) * (sae.r_mag.exp() * h + sae.b_mag).relu()

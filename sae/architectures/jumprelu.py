@@ -1,7 +1,8 @@
 """JumpReLU with a straight-through estimator on the thresholds.
 
-Jumping ahead (Rajamanoharan et al., 2024); sparsity terms: `step` (ibid., Eq. 9), `tanh` (Anthropic, January 2025 update), `quadratic`
-(Gemma Scope 2). The sparse path takes every latent down to half a bandwidth under its threshold, where the estimator's kernel ends.
+Jumping ahead (Rajamanoharan et al., 2024); sparsity terms: `step` (ibid., Eq. 9), `tanh` (Anthropic, January 2025
+update), `quadratic` (Gemma Scope 2). The sparse path takes every latent down to half a bandwidth under its threshold,
+where the estimator's kernel ends.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
 """TopK, BatchTopK and Matryoshka BatchTopK: the sparse path forward and backward, AuxK for dead latents.
 
-Scaling and evaluating sparse autoencoders (Gao et al., 2024); BatchTopK Sparse Autoencoders (Bussmann et al., 2024); Learning
-Multi-Level Features with Matryoshka Sparse Autoencoders (Bussmann et al., 2025).
+Scaling and evaluating sparse autoencoders (Gao et al., 2024); BatchTopK Sparse Autoencoders (Bussmann et al., 2024);
+Learning Multi-Level Features with Matryoshka Sparse Autoencoders (Bussmann et al., 2025).
 """
 
 from typing import TYPE_CHECKING
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class TopKFamily(Architecture):
     """TopK; the others differ in the selector and in the prefixes.
 
-    Loss: `E |e|^2 + c V AuxK`, with `V = E |y - E y|^2` of the targets, so that both terms scale alike with the inputs: divided by `V`
-    it is the sum of two normalised errors of the authors' code. Matryoshka takes the mean of `|e|^2` over the prefixes.
+    Loss: `E |e|^2 + c V AuxK`, with `V = E |y - E y|^2` of the targets, so that both terms scale alike with the inputs:
+    divided by `V` it is the sum of two normalised errors, as in the code of Gao et al. Matryoshka takes the mean of
+    `|e|^2` over the prefixes.
     """
 
     def choose(self, sae: "SAE", sae_in: Tensor) -> SparseActs:
@@ -36,7 +37,7 @@ class TopKFamily(Architecture):
         return TopK(sae.cfg.k)
 
     def training(self, sae: "SAE", x: Tensor, target: Tensor, dead_mask: Tensor | None, weights: Coefficients) -> Loss:
-        """Both products and both backward products touch active latents only, but for the one encoder product that chooses them."""
+        """Only active latents are touched, forward and backward, but for the one encoder product that chooses them."""
         dead = dead_latents(dead_mask) if weights.auxk else None
         aux = [] if dead is None else [TopK(min(sae.cfg.aux_latents, len(dead)), among=dead)]
         acts, *revived = select(sae.center(x).detach(), sae.W_enc, sae.b_enc, self.selector(sae), *aux)
@@ -54,7 +55,7 @@ class TopKFamily(Architecture):
 
 
 class BatchTopKFamily(TopKFamily):
-    """BatchTopK and Matryoshka: `k` a vector on average over the global batch; one threshold for all latents at inference."""
+    """BatchTopK and Matryoshka: `k` a vector on average over the global batch; one threshold at inference."""
 
     def extra_weights(self, sae: "SAE") -> None:
         """The threshold is -1 until `SAE.calibrate_threshold` has measured it."""
@@ -66,7 +67,8 @@ class BatchTopKFamily(TopKFamily):
         threshold = float(sae.threshold)
         if threshold < 0:
             raise InputError(
-                f"this {sae.cfg.architecture} SAE has no inference threshold yet; call sae.calibrate_threshold(batches) with held-out vectors"
+                f"this {sae.cfg.architecture} SAE has no inference threshold yet; "
+                "call sae.calibrate_threshold(batches) with held-out vectors"
             )
         return encode_threshold(sae_in, sae.W_enc, sae.b_enc, threshold)
 

@@ -1,4 +1,4 @@
-"""From a config and named tensors to an SAE: names, shapes, dtypes and finiteness are checked before anything is built on them."""
+"""From a config and named tensors to an SAE: names, shapes, dtypes and finiteness are checked first."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,7 @@
-"""dictionary_learning's folder: `config.json` and `ae.pt`. The one place that opens a torch pickle, as tensors only; convert once, then save."""
+"""dictionary_learning's folder: `config.json` and `ae.pt`.
+
+The one place that opens a torch pickle, as tensors only: convert once, then `save`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,10 +49,11 @@ KINDS = {
 
 
 def read(folder: str | Path) -> SAE:
-    """Reads a trained dictionary. A threshold that it never measured (-1, runs under 1,000 steps) has to be calibrated before use.
+    """Reads a trained dictionary; a threshold it never measured (-1: runs under 1,000 steps) has to be calibrated.
 
     Raises:
-        ArtefactError: Files missing or damaged, a pickle with more than tensors in it, an unknown class, tensors that do not fit.
+        ArtefactError: Files missing or damaged, a pickle with more than tensors in it, an unknown class, tensors that
+            do not fit.
     """
     folder = Path(folder)
     where, values = str(folder), read_json(folder / "config.json")

@@ -1,4 +1,4 @@
-"""A small fixed input and the output it gave when the SAE was saved: whoever loads it can tell that code and weights still agree."""
+"""A small fixed input and the output it gave at saving: loading tells whether code and weights still agree."""
 
 import math
 from collections.abc import Mapping
@@ -56,8 +56,8 @@ def check(sae: SAE, expected: Mapping[str, Any], where: str) -> None:
         (want - have).abs().max() <= tolerance * scale and (norms - here).abs().max() <= tolerance * scale
     ):
         raise ArtefactError(
-            f"{where}: the loaded SAE does not give the output stored when it was saved; the file was altered or another version changed "
-            f"what it means. Save it again from its source"
+            f"{where}: the loaded SAE does not give the output stored when it was saved; the file was altered or "
+            "another version changed what it means. Save it again from its source"
         )
 
 

@@ -16,7 +16,7 @@ NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
 def read(path: Path) -> SAE:
-    """Reads a file of Gemma Scope (Lieberum et al., 2024). A decoder of another width than the encoder makes it a transcoder.
+    """Reads a file of Gemma Scope (Lieberum et al., 2024); a decoder of another width makes it a transcoder.
 
     Raises:
         ArtefactError: Missing, damaged, with pickled objects in it, or with other tensors.

@@ -96,7 +96,8 @@ def _config(card: Any, where: Path) -> SAEConfig:
         raise ArtefactError(f"{where} is not an SAE's manifest: it has no config")
     if card.get("format") != FORMAT:
         raise ArtefactError(
-            f"{where}: format {card.get('format')!r}, this version reads {FORMAT}; it was written by efface {card.get('efface')}"
+            f"{where}: format {card.get('format')!r}, this version reads {FORMAT}; "
+            f"it was written by efface {card.get('efface')}"
         )
     try:
         return from_mapping(SAEConfig, card["config"], where=f"{where}: config")

@@ -1,7 +1,8 @@
 """sae-lens 6's folder, both ways: its names for architectures and weights, in one place.
 
-BatchTopK and Matryoshka are written as `jumprelu` with their one threshold repeated, as sae-lens itself does. sae-lens has no TopK or Gated
-transcoder; those are written under `topk_transcoder`, `gated_transcoder` (with `_skip_` in between), which only we read.
+BatchTopK and Matryoshka are written as `jumprelu` with their one threshold repeated, as sae-lens itself does. sae-lens
+has no TopK or Gated transcoder; those are written under `topk_transcoder`, `gated_transcoder` (`topk_skip_transcoder`,
+…), which only we read.
 """
 
 from collections.abc import Mapping
@@ -95,7 +96,9 @@ def read(folder: Path) -> SAE:
 
 
 def build(values: Any, tensors: Mapping[str, Tensor], where: str) -> SAE:
-    """An SAE from sae-lens' config and state dict. `rescale_acts_by_decoder_norm` is folded into the weights; thresholds go to float32.
+    """An SAE from sae-lens' config and state dict.
+
+    `rescale_acts_by_decoder_norm` is folded into the weights; thresholds go to float32.
 
     Raises:
         ArtefactError: An architecture, normalisation or shape that we do not have, or tensors that do not fit.
@@ -123,7 +126,9 @@ def build(values: Any, tensors: Mapping[str, Tensor], where: str) -> SAE:
         )
     except InputError as e:
         raise ArtefactError(f"{where}: {e}") from None
-    metadata = values.get("metadata") if isinstance(values.get("metadata"), dict) else {}
+    metadata = values.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise ArtefactError(f"{where}: metadata in cfg.json must be an object; found {metadata!r}")
     card = {
         "model": metadata.get("model_name"),
         "hook_point": metadata.get("hook_name"),
@@ -150,7 +155,7 @@ def _refuse_run_time_functions(values: Mapping[str, Any], where: str) -> None:
 
 @torch.no_grad()
 def fold_decoder_norm(sae: SAE) -> None:
-    """Scales decoder rows to norm 1 and the encoder by what they had; the selection by `a_i |w_i|` becomes the plain one."""
+    """Scales decoder rows to norm 1 and the encoder by what they had: selecting by `a_i |w_i|` becomes plain."""
     norms = sae.W_dec.norm(dim=1).clamp_min(1e-8)
     sae.W_dec.div_(norms[:, None])
     sae.W_enc.mul_(norms)

@@ -15,7 +15,8 @@ def read(folder: Path) -> SAE:
     """Reads a TopK coder or transcoder of sparsify.
 
     Raises:
-        ArtefactError: Files missing, damaged or at odds, or a variant that we do not have (groupmax; a skip connection in an autoencoder).
+        ArtefactError: Files missing, damaged or at odds, or a variant that we do not have (groupmax; a skip
+            connection in an autoencoder).
     """
     where, values = str(folder), read_json(folder / "cfg.json")
     tensors = load_tensors(folder / "sae.safetensors")

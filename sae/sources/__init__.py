@@ -1,6 +1,14 @@
 """Where activations come from: a host that reads texts, a store on disk, or any iterable of `[n, d]` tensors."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import ActivationSource, Batch
+    from .buffer import MixingBuffer
+    from .feed import Feed
+    from .host import HostSource
+    from .store import ActivationStore
 
 _WHERE = {
     "ActivationSource": "base",
@@ -11,7 +19,7 @@ _WHERE = {
     "MixingBuffer": "buffer",
 }
 
-__all__ = ["ActivationSource", "ActivationStore", "Batch", "Feed", "HostSource", "MixingBuffer"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["ActivationSource", "ActivationStore", "Batch", "Feed", "HostSource", "MixingBuffer"]
 
 
 def __getattr__(name: str) -> object:

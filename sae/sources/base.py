@@ -33,7 +33,10 @@ class SourceState:
 
 @runtime_checkable
 class ActivationSource(Protocol):
-    """A source that knows where it stands. Iterating goes on from there, to the end of one pass; iterating again starts the next pass."""
+    """A source that knows where it stands. Iterating goes on from there, to the end of one pass.
+
+    Iterating again starts the next pass.
+    """
 
     token_policy: Plain
     """Which tokens are kept, and how texts are cut: written into the SAE."""
@@ -60,5 +63,6 @@ def check_same(kind: str, saved: Mapping[str, object], here: Mapping[str, object
     for key, value in here.items():
         if saved.get(key) != value:
             raise InputError(
-                f"{kind}: {key} was {saved.get(key)!r} when the checkpoint was written and is {value!r} now; use the old value or start anew"
+                f"{kind}: {key} was {saved.get(key)!r} when the checkpoint was written and is {value!r} now; "
+                "use the old value or start anew"
             )

@@ -12,8 +12,8 @@ from .base import Batch, SourceState
 class MixingBuffer:
     """Holds at most `capacity` vectors (and the last addition beyond it); a batch is drawn uniformly from all it holds.
 
-    Neighbouring tokens of a text are alike, so a batch should hold tokens of many texts. Several hook points share one draw: row i is the
-    same token everywhere. Memory is `capacity` vectors whatever the length of the stream.
+    Neighbouring tokens of a text are alike, so a batch should hold tokens of many texts. Several hook points share one
+    draw: row i is the same token everywhere. Memory is `capacity` vectors whatever the length of the stream.
 
     Args:
         capacity: Vectors kept for mixing (at least one batch).
@@ -32,9 +32,8 @@ class MixingBuffer:
         """Copies activations in (`[n, d]` a hook point)."""
         n = len(next(iter(acts.values())))
         if any(len(t) != n for t in acts.values()) or (self.store and self.store.keys() != acts.keys()):
-            raise InputError(
-                f"additions must have the same hook points and rows; found { ({k: tuple(t.shape) for k, t in acts.items()}) }"
-            )
+            shapes = {k: tuple(t.shape) for k, t in acts.items()}
+            raise InputError(f"additions must have the same hook points and rows; found {shapes}")
         for name, t in acts.items():
             held = self.store.get(name)
             if held is None or len(held) < self.size + n:
@@ -63,7 +62,7 @@ class MixingBuffer:
         return out
 
     def drain(self, mark: int) -> Iterator[Batch]:
-        """Batches as long as at least `mark` vectors are held: `capacity` before more is added, 1 at the end of a stream."""
+        """Batches while at least `mark` vectors are held: `capacity` before more is added, 1 at the end of a stream."""
         while self.size >= mark:
             yield self.pop()
 

@@ -16,8 +16,9 @@ PLAIN = "x"
 class Feed:
     """Endless batches of exactly `batch` vectors; a source that ends is begun again.
 
-    A source with `state` and `restore` (see `ActivationSource`) resumes by itself. Any other iterable resumes by reading again what was read
-    before, so it must give the same tensors each time; an iterator that can only be read once serves for one pass and cannot be resumed.
+    A source with `state` and `restore` (see `ActivationSource`) resumes by itself. Any other iterable resumes by
+    reading again what was read before, so it must give the same tensors each time; an iterator that can only be read
+    once serves for one pass and cannot be resumed.
 
     Args:
         source: Yields `[n, d]` tensors, or `{hook point: [n, d]}`.
@@ -84,7 +85,8 @@ class Feed:
             self._items = iter(self.source)
         elif isinstance(self.source, Iterator):
             raise InputError(
-                "the source is an iterator that can be read only once; to resume give a list, or an object whose __iter__ starts anew"
+                "the source is an iterator that can be read only once; "
+                "to resume give a list, or an object whose __iter__ starts anew"
             )
         else:
             self._items = iter(self.source)

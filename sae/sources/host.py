@@ -1,10 +1,13 @@
-"""Activations of a language model, streamed: texts -> tokens -> hidden states -> mask -> mixing buffer. Memory does not depend on the number of tokens."""
+"""Activations of a language model, streamed: texts -> tokens -> hidden states -> mask -> mixing buffer.
+
+Memory does not depend on the number of tokens.
+"""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -53,22 +56,24 @@ class Harvestable(Protocol):
 
 
 class HostSource:
-    """Shuffled activations `{hook point: [batch, d]}` of a host that reads texts; one forward pass serves all hook points.
+    """Shuffled activations `{hook point: [batch, d]}` of a host that reads texts, all from one forward pass.
 
-    Documents are cut into windows of `context` tokens (each with the BOS token where the tokenizer adds one), windows of like length share a
-    forward pass, padding and special tokens are dropped. A position is (pass, document, forward pass), so a resumed source reads on where the
-    checkpoint was written and hands out the same batches.
+    Documents are cut into windows of `context` tokens (each with the BOS token where the tokenizer adds one), windows
+    of like length share a forward pass, padding and special tokens are dropped. A position is (pass, document, forward
+    pass), so a resumed source reads on where the checkpoint was written and hands out the same batches.
 
     Args:
         host: The model; see `Harvestable`.
-        texts: A corpus as `read_corpus` takes it, a list of texts, or a function that returns an iterable of texts (called once a pass).
+        texts: A corpus as `read_corpus` takes it, a list of texts, or a function that returns an iterable of texts
+            (called once a pass).
         hook_points: Where to read; the order is kept (for a transcoder: input first, then output).
         batch: Vectors a batch.
         context: Most tokens of a window.
         seed: Of the order of forward passes and of the draws from the buffer.
         buffer: Vectors in the mixing buffer.
         forward_tokens: Most tokens (padding included) in one forward pass.
-        part: `train` and `held_out` share the documents of a corpus out between them, whole documents, without overlap; `all` takes both.
+        part: `train` and `held_out` share the documents of a corpus out between them, whole documents, without overlap;
+            `all` takes both.
         shard: `(rank, world)`: every world-th group of documents, for data-parallel training.
 
     Raises:
@@ -133,7 +138,10 @@ class HostSource:
         self.epoch, self.documents, self.forwards = self.epoch + 1, 0, 0
 
     def _forward_passes(self) -> Iterator[Batch]:
-        """Kept activations of each forward pass from the current position on. The position moves before a pass is handed out."""
+        """Kept activations of each forward pass from the current position on.
+
+        The position moves before a pass is handed out.
+        """
         documents = iter(self._documents())
         for _ in islice(documents, self.documents):
             pass
@@ -211,7 +219,7 @@ class HostSource:
             InputError: The state belongs to a source with other settings.
         """
         values = state.values
-        check_same("activation source", values["settings"], self._settings())  # pyright: ignore[reportArgumentType]: written by `state`
+        check_same("activation source", cast(Plain, values["settings"]), self._settings())
         self.epoch, self.documents, self.forwards = (int(str(values[k])) for k in ("epoch", "documents", "forwards"))
         self.buffer.restore(state.inner("buffer", {}))
 

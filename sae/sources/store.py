@@ -18,9 +18,9 @@ SHARD = 2**16
 
 
 class ActivationStore:
-    """A folder of activations as a source: shards in random order, mixed through a buffer of two shards; another order each pass.
+    """A folder of activations as a source: shards in random order, mixed through a buffer of two shards.
 
-    Memory is about three shards, whatever the size of the store. A shard's digest is checked whenever it is read.
+    Every pass has another order. Memory is about three shards, whatever the size of the store. A shard's digest is checked whenever it is read.
 
     Args:
         folder: What `ActivationStore.write` made.
@@ -28,18 +28,17 @@ class ActivationStore:
         seed: Of the order.
 
     Raises:
-        ArtefactError: The manifest is missing, of another format, names files outside the folder, or a shard is missing or was altered.
+        ArtefactError: The manifest is missing, of another format, names files outside the folder, or a shard is missing
+            or was altered.
     """
 
     def __init__(self, folder: Path | str, batch: int = 2048, seed: int = 0) -> None:
         self.folder, self.batch, self.seed = Path(folder), batch, seed
         self.manifest = _manifest(self.folder)
-        self.shards: list[Plain] = self.manifest["shards"]  # pyright: ignore[reportAttributeAccessIssue]: checked in _manifest
+        self.shards = cast(list[Plain], self.manifest["shards"])
         self.hook_points = list(cast(dict, self.manifest["hook_points"]))
-        self.token_policy, self.about = (
-            cast(Plain, self.manifest["token_policy"]),
-            cast(Plain, self.manifest.get("about", {})),
-        )
+        self.token_policy = cast(Plain, self.manifest["token_policy"])
+        self.about = cast(Plain, self.manifest.get("about", {}))
         self.epoch = self.position = 0
         self.buffer = self._new_buffer()
 
@@ -132,10 +131,9 @@ class ActivationStore:
                 f"{path} is not what the manifest says (sha256 differs): damaged or altered; write the store again"
             )
         tensors = load_tensors(path)
+        shapes = {k: tuple(t.shape) for k, t in tensors.items()}
         if any(len(t) != entry["n"] for t in tensors.values()) or list(tensors) != sorted(self.hook_points):
-            raise ArtefactError(
-                f"{path} holds { ({k: tuple(t.shape) for k, t in tensors.items()}) }; the manifest says {entry['n']} vectors of {self.hook_points}"
-            )
+            raise ArtefactError(f"{path} holds {shapes}; the manifest says {entry['n']} vectors of {self.hook_points}")
         return {p: tensors[p] for p in self.hook_points}
 
 
@@ -157,7 +155,7 @@ def _pieces(source: Iterable[Batch | Tensor], n: int, shard: int) -> Iterator[Ba
     held: list[Batch] = []
     size = total = 0
     for item in source:
-        batch = {"x": item} if isinstance(item, Tensor) else item
+        batch: Batch = {"x": item} if isinstance(item, Tensor) else item
         rows = min(len(next(iter(batch.values()))), n - total)
         held.append({p: t[:rows].detach().cpu() for p, t in batch.items()})
         size, total = size + rows, total + rows

@@ -76,7 +76,7 @@ def test_planted_feature_is_first_with_evidence_on_every_split(family):
 
 def test_a_dozen_sentences_and_a_name_are_enough():
     host = tiny_host()
-    concept = magic(tokens=None, target={"train": magic().target["train"]}, questions=None, neighbour_questions=None, neighbours=None)
+    concept = magic(tokens=None, target={"train": list(magic().target["train"])}, questions=None, neighbour_questions=None, neighbours=None)
     report = features(host, concept, [planted_sae(host)])
     assert report.features[0].id == 0
     assert report.threshold is None or report.triggers == {}

@@ -39,8 +39,8 @@ def test_a_folder_is_read_in_the_order_of_names(files):
     (files / "deep").mkdir()
     (files / "deep" / "e.txt").write_text("Deep.")
     assert list(read_corpus(files)) == [*DOCS * 4, "Deep."]
+    (files / "empty").mkdir()
     with pytest.raises(MatchedNothing, match="holds no"):
-        (files / "empty").mkdir()
         read_corpus(files / "empty")
 
 

@@ -1,4 +1,7 @@
-"""Two gloo processes agree with one on the same global batch: selection, dead counts, AuxK, clipping, scale and threshold are global."""
+"""Two gloo processes agree with one on the same global batch: selection, dead counts, AuxK, clipping.
+
+Scale and threshold are global.
+"""
 
 import json
 import os

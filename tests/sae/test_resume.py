@@ -39,7 +39,7 @@ class Stopping:
 def config(**options):
     return TrainConfig(
         **{
-            "steps": 40,
+            "steps": 24,
             "batch": 64,
             "lr": 3e-3,
             "warmup": 5,
@@ -93,7 +93,7 @@ def test_bit_equal_transcoders(tmp_path, skip):
 def test_bit_equal_for_several_hook_points_from_a_store(tmp_path):
     folder = ActivationStore.write(tmp_path / "acts", [{"a": p, "b": p.flip(1)} for p in parts()], 4000, shard=300)
     cfgs = {"a": sae_config(), "b": sae_config("matryoshka")}
-    options = {"steps": 80}
+    options = {"steps": 60}
     train_many(cfgs, ActivationStore(folder, 50), config(**options), out=tmp_path / "whole")
 
     class Store(ActivationStore):
@@ -154,7 +154,7 @@ def test_resume_of_another_run_is_refused_and_of_none_begins(tmp_path):
     with pytest.raises(InputError, match="other settings"):
         train(cfg, items, config(seed=5), out=tmp_path / "s", resume=True)
     train(cfg, items, config(), out=tmp_path / "new", resume=True)
-    assert json.loads((tmp_path / "new" / "efface.json").read_text())["training"]["steps"] == 40
+    assert json.loads((tmp_path / "new" / "efface.json").read_text())["training"]["steps"] == 24
 
 
 def test_signal_handlers_come_back(tmp_path):

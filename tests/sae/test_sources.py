@@ -1,4 +1,7 @@
-"""Sources: what a real (tiny) model gives is masked, mixed, bounded in memory and resumable; a store is whole or refused."""
+"""Sources: what a real (tiny) model gives is masked, mixed, bounded in memory and resumable.
+
+A store is whole or refused.
+"""
 
 import json
 

@@ -1,7 +1,9 @@
 """Training: schedules, scale, dead counts, what is saved and measured, several hook points in one pass, bad input."""
 
+import itertools
 import json
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -50,7 +52,7 @@ def test_learning_rate_rises_stays_and_falls():
     rates = [learning_rate(s, 100, 2.0, 10, 0.2) for s in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9:80] == [2.0] * 71
-    assert all(a > b > 0 for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates))
     assert rates[-1] == pytest.approx(2.0 / 21)
     assert [ramp(s, 0) for s in range(2)] == [1.0, 1.0]
     with pytest.raises(InputError, match="step"):
@@ -74,7 +76,10 @@ def test_200_steps_leave_the_l0_asked_for(tmp_path, architecture):
     again = evaluate(SAE.load(tmp_path / "s"), new)
     assert again["fvu"] == pytest.approx(metrics["fvu"], rel=1e-6)
     assert metrics["fvu"] < 0.35
-    untrained = evaluate(SAE(sae.cfg), new)
+    untrained = SAE(sae.cfg)
+    if architecture != "topk":
+        untrained.calibrate_threshold(new)
+    untrained = evaluate(untrained, new)
     assert untrained["fvu"] > 2 * metrics["fvu"]
     assert not (tmp_path / "s" / "checkpoints").exists()
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
@@ -97,13 +102,13 @@ def test_the_other_architectures_learn(tmp_path, architecture):
 
 
 def test_planted_features_come_back_and_few_are_dead(tmp_path):
-    x, directions = planted(60_000)
-    sae = train(sae_config("batchtopk", d_sae=N), stream(x), config(steps=900, batch=256), out=tmp_path / "s")
+    x, directions = planted(40_000)
+    sae = train(sae_config("batchtopk", d_sae=N), stream(x), config(steps=400), out=tmp_path / "s")
     cosine = torch.nn.functional.normalize(sae.W_dec, dim=1) @ directions.T
-    assert float(cosine.max(0).values.mean()) > 0.9
+    assert cosine.max(0).values.mean().item() > 0.85
     assert card(tmp_path / "s")["metrics"]["dead_share"] < 0.01
     first = torch.nn.functional.normalize(SAE(sae.cfg).W_dec, dim=1) @ directions.T
-    assert float(first.max(0).values.mean()) < 0.8
+    assert first.max(0).values.mean().item() < 0.8
 
 
 def test_the_input_scale_is_folded_into_the_saved_weights(tmp_path):
@@ -124,8 +129,8 @@ def test_the_log_has_saelens_names(tmp_path):
     train(sae_config(), stream(planted()[0]), config(steps=40, dead_window=256), out=tmp_path / "s")
     lines = log(tmp_path / "s")
     assert [line["step"] for line in lines] == [20, 40]
-    names = "losses/mse_loss losses/overall_loss losses/auxiliary_reconstruction_loss metrics/explained_variance metrics/l0 sparsity/dead_features"
-    assert set(names.split()) < lines[0].keys()
+    losses = {f"losses/{n}" for n in ("mse_loss", "overall_loss", "auxiliary_reconstruction_loss")}
+    assert losses | {"metrics/explained_variance", "metrics/l0", "sparsity/dead_features"} < lines[0].keys()
     assert lines[1]["details/n_training_samples"] == 40 * 128
     assert lines[1]["details/current_learning_rate"] < 3e-3
     assert lines[1]["metrics/l0"] == 3
@@ -165,19 +170,20 @@ def test_decoder_rows_keep_their_norm_only_where_asked():
         made, x = trainee(unit_decoder=unit)
         for step in range(5):
             made.step({"x": x[:128]}, step, 3e-2, log=False)
-        off = (made.sae.W_dec.norm(dim=1) - 1).abs().max()
-        assert (float(off) < 1e-5) == unit
+        off = (made.sae.W_dec.norm(dim=1) - 1).abs().max().item()
+        assert (off < 1e-5) == unit
 
 
 def test_clipping_bounds_the_step():
     made, x = trainee(clip=1e-9)
     made.step({"x": x[:128]}, 0, 1e-3, log=False)
-    assert float(made.optimizer.grad_norm) > 1e-3
+    assert made.optimizer.grad_norm is not None
+    assert made.optimizer.grad_norm.item() > 1e-3
     assert max(float(s["exp_avg"].norm()) for s in made.optimizer.state.values()) < 1e-9
 
 
 def test_several_hook_points_train_in_one_pass(tmp_path):
-    x, _ = planted(6000)
+    x, _ = planted(40_000)
     passes = []
 
     class Both:
@@ -188,7 +194,7 @@ def test_several_hook_points_train_in_one_pass(tmp_path):
     cfgs = {"a": sae_config(), "b": sae_config("batchtopk")}
     both = train_many(cfgs, Both(), config(steps=20), out=tmp_path / "both")
     assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["a", "b", "train.jsonl"]
-    assert len(passes) == 2  # 20 steps, the threshold's sample and the metrics' sample
+    assert len(passes) == 1
     assert {line["hook_point"] for line in log(tmp_path / "both")} == {"a", "b"}
     assert card(tmp_path / "both" / "b")["hook_point"] == "b"
     alone = train(cfgs["a"], [{"a": p} for p in x.split(200)], config(steps=20), out=tmp_path / "alone")
@@ -200,10 +206,10 @@ def test_several_hook_points_train_in_one_pass(tmp_path):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_two_hook_points_give_a_transcoder(tmp_path, skip):
-    x, _ = planted(8000)
+    x, _ = planted(4000)
     y = torch.tanh(x[:, :6] * 2) * 30
     batches = [{"mlp_in": a, "mlp_out": b} for a, b in zip(x.split(200), y.split(200), strict=True)]
-    train(sae_config(d_out=6, skip=skip, k=8), batches, config(steps=300), out=tmp_path / "t")
+    train(sae_config(d_out=6, skip=skip, k=8), batches, config(steps=150), out=tmp_path / "t")
     told = card(tmp_path / "t")
     assert (told["hook_point"], told["hook_point_out"]) == ("mlp_in", "mlp_out")
     assert told["metrics"]["fvu"] < 0.3
@@ -226,7 +232,6 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     x = stream(planted(2000)[0])
     for kind, words, call in [
         (InputError, "d_in is 8, but", lambda out: train(sae_config(d_in=8), x, config(), out=out)),
-        (InputError, "iterable", lambda out: train(sae_config(), 3, config(), out=out)),
         (MatchedNothing, "no more", lambda out: train(sae_config(), [], config(), out=out)),
         (InputError, "train_many", lambda out: train(sae_config(), [dict.fromkeys("abc", x[0])], config(), out=out)),
         (
@@ -250,11 +255,6 @@ def test_wandb_only_on_request(tmp_path, monkeypatch):
     sent = []
 
     class Fake:
-        @classmethod
-        def init(cls, **told):
-            sent.append(told["project"])
-            return cls()
-
         def log(self, values, step):
             sent.append((step, values["metrics/l0"]))
 
@@ -265,6 +265,8 @@ def test_wandb_only_on_request(tmp_path, monkeypatch):
     train(sae_config(), x, config(steps=20), out=tmp_path / "plain")
     with pytest.raises(InputError, match="pip install"):
         train(sae_config(), x, config(steps=20, log="wandb"), out=tmp_path / "asked")
-    monkeypatch.setitem(sys.modules, "wandb", Fake)
+    module = ModuleType("wandb")
+    monkeypatch.setattr(module, "init", lambda **told: sent.append(told["project"]) or Fake(), raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", module)
     train(sae_config(), x, config(steps=20, log="wandb"), out=tmp_path / "asked")
     assert sent == ["efface", (20, 3.0), "finished"]

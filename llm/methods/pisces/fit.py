@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def fit(
     host: "Host",
     concepts: Sequence["Concept"],
-    preserve: Sequence[str] = (),
+    preserve: Sequence[str] | None = None,
     config: PiscesConfig | None = None,
     saes: Sequence["SAE"] = (),
 ) -> Edit:
@@ -42,7 +42,7 @@ def fit(
     Args:
         host: The model.
         concepts: At least one; each needs target texts in `train`, and questions in `validation` for `search`.
-        preserve: Further texts that the features must stay away from.
+        preserve: Further texts that the features must stay away from, besides the concepts' neighbours and general pools.
         config: Settings.
         saes: One SAE over the MLP output (`layers.N.mlp_out` or `.mlp_post`) for each layer that may be edited.
 
@@ -55,7 +55,7 @@ def fit(
         raise MatchedNothing("no concept given: name at least one with --concept (concepts=[…])")
     check_saes(host, saes, other_model=config.other_model)
     by_layer = saes_by_layer(saes)
-    plans = [plan(host, c, by_layer, config, preserve) for c in concepts]
+    plans = [plan(host, c, by_layer, config, preserve or ()) for c in concepts]
     totals: dict[int, list[Factors]] = {}
     for p in plans:
         for layer, factors in p.factors(p.tau, p.mu, len(p.chosen)).items():
@@ -67,7 +67,7 @@ def fit(
         parts=[WeightsPart(deltas)],
         eraser="pisces",
         config=dataclasses.asdict(config),
-        concepts={c.name: c.digest for c in concepts},
+        concepts=list(concepts),
         evidence={"concepts": [p.to_dict() for p in plans], "host": host.name, "host_digest": host.digest},
         seeds={"pisces": config.seed},
     )
@@ -171,7 +171,7 @@ def searched(open_plan: Plan) -> Plan:
 def candidates(
     host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str] = ()
 ) -> list[FeatureEvidence]:
-    """Ranked features that detect the concept well enough; those the config names, where it names any.
+    """Ranked features that detect the concept well enough, then those at whose negative end its tokens lie; or those the config names.
 
     Raises:
         InputError: A named feature's layer has no SAE.
@@ -184,14 +184,14 @@ def candidates(
         host, concept, list(by_layer.values()), search_for,
         splits=("train", "validation"), other_model=config.other_model, general=preserve,
     )  # fmt: skip
-    good = [e for e in report.features if e.direction == "suppress_negative" or e.score >= config.min_auroc]
-    if not good:
+    detecting = [e for e in report.features if e.direction == "suppress_positive" and e.score >= config.min_auroc]
+    if not detecting:
         best = report.features[0]
         raise MatchedNothing(
             f"no feature detects {concept.name!r} with an AUROC of {config.min_auroc} (the best, {best.hook_point} {best.id}, has "
-            f"{best.score:.2f}); lower min_auroc, or use a larger or better trained SAE"
+            f"{max(best.score, 0):.2f}); lower min_auroc, or use a larger or better trained SAE"
         )
-    return good
+    return detecting + [e for e in report.features if e.direction == "suppress_negative"]
 
 
 def _given(host: "Host", by_layer: Mapping[int, "SAE"], ref: FeatureRef) -> FeatureEvidence:

@@ -13,8 +13,8 @@ from ....base.errors import InputError, NumericsError
 
 
 def linscale(mu: float, layer: int, full_at: int = 9) -> float:
-    """mu at a layer: 0.1 mu at layer 0, rising linearly to mu at layer 9 and beyond (eq. 4.2, «linscale»)."""
-    return mu * (0.1 + 0.9 * layer / full_at) if layer <= full_at else mu
+    """The strength at a layer: 0.1 mu at layer 0, rising linearly to mu at layer 9 and beyond (eq. 4.2, «linscale»)."""
+    return mu * (0.1 + 0.9 * layer / full_at) if layer < full_at else mu
 
 
 def select_rows(s: Float[Tensor, "m r"], tau: float) -> Bool[Tensor, "m r"]:

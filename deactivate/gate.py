@@ -1,0 +1,263 @@
+"""The gate: a zero-shot score of a prompt from SAE features, and a threshold. Below it an edit is not there."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .. import __version__
+from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError, UnknownName
+from ..base.files import digest, inside, new_folder, read_json, sha256_file, write_json
+from .calibration import DEAD_BAND, Calibration, Rate, calibrate, fires
+from .layer import feature_acts, sae_digest, sae_hook_point
+from .routing import unedited
+
+if TYPE_CHECKING:
+    from ..llm.host import Host
+    from ..sae import SAE
+
+FORMAT = 1
+Rows = Sequence[Sequence[int]]
+"""Token ids of prompts, unpadded."""
+
+
+@dataclass(frozen=True, eq=False)
+class GateSource:
+    """Features of one SAE that a gate listens to."""
+
+    sae: "SAE"
+    features: tuple[int, ...]
+    weights: tuple[float, ...] = ()
+    """One a feature, 1 each where not given; negative for features that speak against the concept."""
+    fingerprint: str = ""
+    """Digest of the SAE; computed where it is not given."""
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise MatchedNothing("gate: no features given; `efface features` finds a concept's")
+        if not self.weights:
+            object.__setattr__(self, "weights", (1.0,) * len(self.features))
+        if len(self.weights) != len(self.features) or not any(self.weights):
+            raise InputError(
+                f"gate: one weight a feature, not all 0; found {len(self.weights)} for {len(self.features)} features"
+            )
+        if not all(0 <= f < self.sae.cfg.d_sae for f in self.features):
+            raise InputError(f"gate: features must lie in [0, {self.sae.cfg.d_sae}); found {list(self.features)}")
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", sae_digest(self.sae))
+
+    @cached_property
+    def hook_point(self) -> str:
+        """Where its SAE was trained."""
+        return sae_hook_point(self.sae)
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Score of a prompt: weighted mean over features of their standardised activation, reduced over its tokens.
+
+    score = Σ_f w_f (r_f − centre_f) / scale_f / Σ_f |w_f|, r_f = max (or mean) of feature f over the tokens that are
+    neither padding nor special. The prompt runs alone, at its own length, on the host without any edit; so its score
+    depends neither on a batch nor on edits.
+    """
+
+    sources: Sequence[GateSource]
+    reduce: Literal["max", "mean"] = "max"
+    centre: tuple[float, ...] = ()
+    """Mean of each r_f on the pool; 0 before calibration."""
+    scale: tuple[float, ...] = ()
+    """Standard deviation of each r_f; 1 before calibration."""
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        n = sum(len(s.features) for s in self.sources)
+        if not n:
+            raise MatchedNothing("gate: no sources given")
+        if self.reduce not in ("max", "mean"):
+            raise UnknownName("reduce of a gate", self.reduce, ("max", "mean"))
+        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "centre", tuple(self.centre) or (0.0,) * n)
+        object.__setattr__(self, "scale", tuple(self.scale) or (1.0,) * n)
+        points = [s.hook_point for s in self.sources]
+        if len(set(points)) != len(points):
+            raise InputError(f"gate: one source a hook point; found {', '.join(points)}")
+        if not len(self.centre) == len(self.scale) == n or min(self.scale) <= 0:
+            raise InputError(f"gate: {n} centres and {n} positive scales expected")
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what decides: features, standardisation, threshold."""
+        return digest({**self._settings(), "threshold": self._decides()})
+
+    def features_of(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, "n f"]:
+        """r_f of each prompt, float64. With `batch` > 1 prompts of equal length share a pass (for calibration)."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        out = torch.zeros(len(rows), len(self.centre), dtype=torch.float64)
+        with unedited(host), torch.no_grad():
+            while order:
+                group = [i for i in order[:batch] if len(rows[i]) == len(rows[order[0]])]
+                order = order[len(group) :]
+                out[group] = self._read(host, [rows[i] for i in group])
+        if not torch.isfinite(out).all():
+            raise NumericsError("gate: activations are not finite")
+        return out
+
+    def score_rows(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, " n"]:
+        """Scores of prompts given as token ids."""
+        return self._standardise(self.features_of(host, rows, batch))
+
+    def score(self, host: "Host", texts: Sequence[str], *, batch: int = 1) -> Float[Tensor, " n"]:
+        """Scores of prompts, float64."""
+        return self.score_rows(host, host.token_ids(texts), batch)
+
+    def fires(self, scores: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Which scores open the gate."""
+        c = self.require_threshold()
+        return torch.from_numpy(fires(scores.double().numpy(), c.threshold, c.dead_band))
+
+    def calibrated(
+        self,
+        host: "Host",
+        target: Sequence[str],
+        pool: Sequence[str],
+        neighbours: Sequence[str] = (),
+        *,
+        fpr: float = 0.01,
+        dead_band: float = DEAD_BAND,
+        batch: int = 32,
+    ) -> "Gate":
+        """The gate with standardisation and threshold from `validation` texts; see `calibration.calibrate`.
+
+        Raises:
+            MatchedNothing: No pool, or features that never fire on any of the texts.
+        """
+        if not pool:
+            raise MatchedNothing(
+                "gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)"
+            )
+        raw = {
+            n: self.features_of(host, host.token_ids(t), batch)
+            for n, t in (("t", target), ("p", pool), ("n", neighbours))
+            if t
+        }
+        both = torch.cat([raw["p"], raw["t"]]) if "t" in raw else raw["p"]
+        scale = both.std(0, unbiased=False)
+        if not scale.any():
+            raise MatchedNothing(
+                "gate: none of the features fires on any target or pool text; choose others (`efface features`)"
+            )
+        scale = torch.where(scale > 0, scale, scale[scale > 0].mean())
+        gate = dataclasses.replace(
+            self, centre=tuple(raw["p"].mean(0).tolist()), scale=tuple(scale.tolist()), calibration=None
+        )
+        scores = {n: gate._standardise(r).numpy() for n, r in raw.items()}
+        found = calibrate(scores.get("t", ()), scores["p"], scores.get("n", ()), fpr=fpr, dead_band=dead_band)
+        return dataclasses.replace(gate, calibration=found)
+
+    def require_threshold(self) -> Calibration:
+        """Its calibration.
+
+        Raises:
+            InputError: There is none yet.
+        """
+        if self.calibration is None:
+            raise InputError("this gate has no threshold yet: gate.calibrated(host, target, pool, fpr=…)")
+        return self.calibration
+
+    def summary(self) -> str:
+        """One paragraph on the threshold and its rates."""
+        c, n = self.calibration, len(self.centre)
+        if c is None:
+            return f"{n} features, not calibrated."
+        rates = (("general pool", c.pool), ("target", c.target), ("neighbours", c.neighbours))
+        text = ", ".join(f"{name} {_percent(r)}" for name, r in rates if r)
+        head = f"{n} features, {self.reduce} over tokens; fires at score ≥ {c.threshold:.4g} (asked for: {c.fpr:.2%})"
+        return f"{head}: {text}. {c.note}".strip()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `gate.json` (last) and one SAE folder a source."""
+        with new_folder(Path(folder)) as work:
+            for i, source in enumerate(self.sources):
+                source.sae.save(work / f"sae-{i}")
+            files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
+            calibration = self.calibration.as_dict() if self.calibration else None
+            values = {**self._settings(), "calibration": calibration, "digest": self.digest, "files": files}
+            write_json(work / "gate.json", {"format": FORMAT, "efface": __version__, **values})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Gate":
+        """Reads a gate folder.
+
+        Raises:
+            ArtefactError: Missing, altered, or of another format.
+        """
+        from ..sae import SAE
+
+        folder = Path(folder)
+        values = read_json(folder / "gate.json")
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ArtefactError(f"{folder / 'gate.json'}: not a gate of format {FORMAT}")
+        try:
+            for name, sha in values["files"].items():
+                path = inside(folder, name)
+                if not path.is_file() or sha256_file(path) != sha:
+                    raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the manifest's")
+            sources = [
+                GateSource(SAE.load(folder / f"sae-{i}"), tuple(s["features"]), tuple(s["weights"]), s["sae"])
+                for i, s in enumerate(values["sources"])
+            ]
+            calibration = Calibration.from_dict(values["calibration"]) if values["calibration"] else None
+            gate = cls(sources, values["reduce"], tuple(values["centre"]), tuple(values["scale"]), calibration)
+            if gate.digest != values["digest"]:
+                raise ArtefactError(f"{folder / 'gate.json'} was altered: its digest is another")
+            return gate
+        except (KeyError, TypeError, AttributeError) as e:
+            if isinstance(e, InputError):
+                raise
+            raise ArtefactError(f"{folder / 'gate.json'}: incomplete ({type(e).__name__}: {e})") from None
+
+    def _settings(self) -> dict[str, Any]:
+        rows = [
+            {"hook_point": s.hook_point, "features": list(s.features), "weights": list(s.weights), "sae": s.fingerprint}
+            for s in self.sources
+        ]
+        return {"sources": rows, "reduce": self.reduce, "centre": list(self.centre), "scale": list(self.scale)}
+
+    def _decides(self) -> list[float] | None:
+        return [self.calibration.threshold, self.calibration.dead_band] if self.calibration else None
+
+    def _standardise(self, raw: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
+        weights, centre, scale = (
+            torch.tensor(v, dtype=torch.float64)
+            for v in ([w for s in self.sources for w in s.weights], self.centre, self.scale)
+        )
+        return ((raw - centre) / scale) @ weights / weights.abs().sum()
+
+    def _read(self, host: "Host", rows: Rows) -> Float[Tensor, "b f"]:
+        ids, mask = host.pad(rows)
+        seen = host.activations(ids, mask, [s.hook_point for s in self.sources])
+        keep = host.keep_mask(ids, mask)
+        columns = []
+        for source in self.sources:
+            x = seen[source.hook_point]
+            acts = feature_acts(source.sae, x.reshape(-1, x.shape[-1]), source.features).double().cpu()
+            acts = acts.reshape(*x.shape[:2], -1)
+            kept = keep.cpu()[..., None]
+            if self.reduce == "mean":
+                columns.append((acts * kept).sum(1) / kept.sum(1).clamp(min=1))
+            else:
+                columns.append(acts.masked_fill(~kept, -torch.inf).amax(1).masked_fill(~kept.any(1), 0.0))
+        return torch.cat(columns, 1)
+
+
+def _percent(rate: Rate) -> str:
+    return f"{rate.mean:.2%} [{rate.low:.2%}, {rate.high:.2%}] of {rate.n}"
+
+
+__all__ = ["Calibration", "Gate", "GateSource", "calibrate"]

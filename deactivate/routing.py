@@ -1,0 +1,160 @@
+"""Gated edits on a host: each prompt is judged on the unedited host, then runs on the base or on the edited weights."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..base.errors import InputError
+
+if TYPE_CHECKING:
+    from ..llm.host import Host
+    from .overlay import Overlay
+
+Fired = frozenset[str]
+"""Digests of the gated edits that fire for a prompt."""
+ROUTED = ("logits", "activations", "generate", "token_logprobs")
+_ROUTER = "_efface_router"
+
+
+class Router:
+    """Stands in front of a host's methods while gated edits lie on it.
+
+    A call runs once for each set of edits that some of its prompts ask for, always with all its rows, and each row's
+    result is taken from the run that its prompt asked for: nothing is multiplied by zero, and a row's batch shape and
+    place are those of the base's run.
+    """
+
+    def __init__(self, host: "Host", overlay: "Overlay") -> None:
+        self.host, self.overlay, self.inside = host, overlay, False
+        self._own: dict[str, Callable[..., Any]] = {name: getattr(host, name) for name in ROUTED}
+        self._known: dict[tuple[str, tuple[int, ...]], bool] = {}
+
+    def install(self) -> Callable[[], None]:
+        """Puts itself in front; the function returned takes it away."""
+        before = {name: self.host.__dict__[name] for name in ROUTED if name in self.host.__dict__}
+        guarded: nn.Module = getattr(self.host, "base", self.host.model)
+        handle = guarded.register_forward_pre_hook(self._guard)
+        self.host.__dict__.update({name: getattr(self, f"_{name}") for name in ROUTED}, **{_ROUTER: self})
+
+        def remove() -> None:
+            handle.remove()
+            for name in (*ROUTED, _ROUTER):
+                self.host.__dict__.pop(name, None)
+            self.host.__dict__.update(before)
+
+        return remove
+
+    @contextmanager
+    def through(self) -> Iterator[None]:
+        """Block in which the host's methods are its own."""
+        before, self.inside = self.inside, True
+        try:
+            yield
+        finally:
+            self.inside = before
+
+    def decide(self, rows: Sequence[Sequence[int]]) -> list[Fired]:
+        """Which gated edits fire for each prompt (token ids); every prompt is scored once while the edits lie there."""
+        digests = self.overlay.gated
+        for digest in digests:
+            gate = self.overlay.entries[digest].edit.gate
+            assert gate is not None
+            new = list(dict.fromkeys(tuple(r) for r in rows if (digest, tuple(r)) not in self._known))
+            if new:
+                opened = gate.fires(gate.score_rows(self.host, new)).tolist()
+                self._known.update({(digest, row): fires for row, fires in zip(new, opened, strict=True)})
+        return [frozenset(d for d in digests if self._known[d, tuple(row)]) for row in rows]
+
+    def _run(self, rows: Sequence[Sequence[int]], run: Callable[[], Any]) -> tuple[dict[Fired, Any], list[Fired]]:
+        fired = self.decide(rows)
+        results: dict[Fired, Any] = {}
+        with self.through():
+            for wanted in dict.fromkeys(fired):
+                with self.overlay.using(self.host, (*self.overlay.plain, *wanted)):
+                    results[wanted] = run()
+        return results, fired
+
+    def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        own = self._own["logits"]
+        if self.inside:
+            return own(input_ids, attention_mask)
+        return _rowwise(*self._run(_unpadded(input_ids, attention_mask), lambda: own(input_ids, attention_mask)))
+
+    def _activations(
+        self, input_ids: Tensor, attention_mask: Tensor, hook_points: Sequence[str], **options: Any
+    ) -> dict[str, Tensor]:
+        own = self._own["activations"]
+        if self.inside:
+            return own(input_ids, attention_mask, hook_points, **options)
+        rows = _unpadded(input_ids, attention_mask)
+        results, fired = self._run(rows, lambda: own(input_ids, attention_mask, hook_points, **options))
+        return {p: _rowwise({w: r[p] for w, r in results.items()}, fired) for p in hook_points}
+
+    def _generate(self, prompts: Sequence[str], *args: Any, **options: Any) -> list[str]:
+        own = self._own["generate"]
+        if self.inside or isinstance(prompts, str) or not prompts:
+            return own(prompts, *args, **options)
+        return _itemwise(*self._run(self.host.token_ids(prompts), lambda: own(prompts, *args, **options)))
+
+    def _token_logprobs(self, prompts: Sequence[str], continuations: Sequence[str], **options: Any) -> list[Tensor]:
+        own = self._own["token_logprobs"]
+        if self.inside or isinstance(prompts, str) or not prompts:
+            return own(prompts, continuations, **options)
+        return _itemwise(*self._run(self.host.token_ids(prompts), lambda: own(prompts, continuations, **options)))
+
+    def _guard(self, module: nn.Module, args: object) -> None:
+        if not self.inside:
+            raise InputError(
+                "a gated edit lies on this host, and host.model alone does not know which prompts it runs: call the "
+                f"host's methods ({', '.join(ROUTED)}, loss), or put the edit on without its gate"
+            )
+
+
+@contextmanager
+def routed(host: "Host", overlay: "Overlay") -> Iterator[None]:
+    """Block in which the gated edits of `overlay` decide per prompt; nests."""
+    if _ROUTER in host.__dict__:
+        yield
+        return
+    remove = Router(host, overlay).install()
+    try:
+        yield
+    finally:
+        remove()
+
+
+@contextmanager
+def unedited(host: "Host") -> Iterator[None]:
+    """Block in which the host is without any edit, and its methods are its own."""
+    from .ledger import overlay_of
+
+    router = host.__dict__.get(_ROUTER)
+    with overlay_of(host).using(host, ()):
+        if router is None:
+            yield
+        else:
+            with router.through():
+                yield
+
+
+def _unpadded(input_ids: Tensor, attention_mask: Tensor) -> list[list[int]]:
+    return [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+
+
+def _rowwise(results: dict[Fired, Tensor], fired: list[Fired]) -> Tensor:
+    """Row i of the run that row i asked for."""
+    whole = [results[w] for w in results]
+    if len(whole) == 1:
+        return whole[0]
+    out = whole[0]
+    for wanted, result in list(results.items())[1:]:
+        mine = torch.tensor([f == wanted for f in fired], device=out.device).reshape(-1, *[1] * (out.ndim - 1))
+        out = torch.where(mine, result, out)
+    return out
+
+
+def _itemwise(results: dict[Fired, Any], fired: list[Fired]) -> list[Any]:
+    return [results[wanted][i] for i, wanted in enumerate(fired)]

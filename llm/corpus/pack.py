@@ -1,0 +1,210 @@
+"""Packs the shards that `write.py` sampled: filters, drops repeats and leaked test items, compresses, and states what is in the files.
+
+    python -m efface.llm.corpus.pack --shards DIR [--out FOLDER] [--tokenizer FOLDER]
+
+Deterministic: the same shards and concepts give the same bytes. Writes `corpus.jsonl.zst` and, from `pool-*.jsonl`, `pool.jsonl.zst`,
+and a README.md beside them.
+"""
+
+import argparse
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...base.errors import ArtefactError, InputError, MatchedNothing
+from ...base.files import write_bytes, write_text
+from .asking import requests
+from .card import card
+from .clean import Repeats, flaw, sentences, trim, words
+from .leaks import Leaks, Names
+from .read import SPLITS
+from .write import ANGLES, subjects
+
+LEVEL = 19
+REQUESTS = 0.25
+"""Share of the pool that is templated."""
+LEAST = {"train": 1000, "validation": 3000, "test": 3000}
+"""Texts a split of the pool must have."""
+TURNS = ("test", "validation", "test", "validation", "train")
+"""Splits that the shuffled subjects are dealt to in turn."""
+SENTENCE_WORDS = range(5, 41)
+"""Words of a pool sentence."""
+log = logging.getLogger(__name__)
+
+Records = list[dict[str, str]]
+
+
+@dataclass
+class Packed:
+    """Records of a file and why others were dropped."""
+
+    records: Records
+    read: int
+    dropped: Counter[str]
+
+
+def shards(folder: Path, kind: str) -> Iterator[dict[str, str]]:
+    """Documents of the `kind`-*.jsonl shards, in order.
+
+    Raises:
+        ArtefactError: A line that is not a record with text, area and topic.
+    """
+    for path in sorted(folder.glob(f"{kind}-*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                record = json.loads(line)
+                yield {k: record[k] for k in ("text", "area", "topic")}
+            except (json.JSONDecodeError, KeyError, TypeError) as e:
+                raise ArtefactError(f"{path}, line {number}: a record with text, area and topic expected ({e!r})") from None
+
+
+def pack_corpus(documents: Iterable[dict[str, str]], leaks: Leaks) -> Packed:
+    """Trimmed documents without flaws, repeats and leaks.
+
+    Raises:
+        MatchedNothing: None is left.
+    """
+    packed, repeats = Packed([], 0, Counter()), Repeats()
+    for document in documents:
+        packed.read += 1
+        text = trim(document["text"])
+        why = flaw(text) or ("test item" if leaks.found(text) else None) or ("near-duplicate" if repeats.seen(text) else None)
+        if why:
+            packed.dropped[why] += 1
+        else:
+            packed.records.append({**document, "text": text})
+    if not packed.records:
+        raise MatchedNothing(f"corpus: none of {packed.read} documents is left; write more shards with python -m efface.llm.corpus.write")
+    return packed
+
+
+def pack_pool(documents: Iterable[dict[str, str]], leaks: Leaks, names: Names, taken: Sequence[str], least: dict[str, int] | None = None) -> Packed:
+    """Sentences and requests, split by subject.
+
+    Args:
+        documents: Of the pool shards.
+        leaks: Test items; sentences that hold one are dropped.
+        names: Words of packaged concepts; sentences and requests that hold one are dropped: they are no negatives.
+        taken: Corpus documents; their sentences are not used again.
+        least: Texts that a split must have.
+
+    Raises:
+        InputError: A split has fewer.
+    """
+    packed, split_of = Packed([], 0, Counter()), pool_splits()
+    seen = {" ".join(words(s)) for text in taken for s in sentences(text)}
+    for document in documents:
+        subject = subject_of(document["topic"])
+        for sentence in sentences(trim(document["text"])):
+            packed.read += 1
+            why = _unfit(sentence, leaks, names, seen) if subject in split_of else "unknown subject"
+            if why:
+                packed.dropped[why] += 1
+            else:
+                seen.add(" ".join(words(sentence)))
+                packed.records.append({**document, "text": sentence, "split": split_of[subject]})
+    packed.records = _with_requests(packed.records, split_of, names)
+    counts = Counter(r["split"] for r in packed.records)
+    short = {s: f"{counts[s]} of {n}" for s, n in (least or LEAST).items() if counts[s] < n}
+    if short:
+        raise InputError(f"pool: too few texts ({short}); write more pool shards with python -m efface.llm.corpus.write --pool N")
+    return packed
+
+
+def _unfit(sentence: str, leaks: Leaks, names: Names, seen: set[str]) -> str | None:
+    tokens = words(sentence)
+    if len(tokens) not in SENTENCE_WORDS or not sentence[0].isupper() or ":" in sentence or "*" in sentence:
+        return "no plain sentence"
+    whole = f"{sentence} {'x ' * 20}"  # long enough for `flaw`, which then looks for chat and loops only
+    if len(set(tokens)) * 2 < len(tokens) or flaw(whole.replace("x x", "")) == "chat":
+        return "chat or loop"
+    if names.found(sentence):
+        return "names a concept"
+    if leaks.found(sentence):
+        return "test item"
+    return "duplicate" if " ".join(tokens) in seen else None
+
+
+def _with_requests(statements: Records, split_of: dict[str, str], names: Names) -> Records:
+    result: Records = []
+    area_of = {s: area.lstrip("+") for area, ss in subjects().items() if area.startswith("+") for s in ss}
+    for split in SPLITS:
+        mine = [r for r in statements if r["split"] == split]
+        here = [s for s, its in split_of.items() if its == split and not names.found(s)]
+        wanted = round(len(mine) * REQUESTS / (1 - REQUESTS))
+        asked = [(s, t) for s, t in requests(here, 10**6, f"requests/{split}") if not names.found(t)][:wanted]
+        mine += [{"text": t, "area": area_of[s], "topic": s, "split": split} for s, t in asked]
+        random.Random(f"pool/{split}").shuffle(mine)
+        result += mine
+    return result
+
+
+def pool_splits() -> dict[str, str]:
+    """Subject -> split, for the subjects of the pool's areas."""
+    names = sorted({s for area, ss in subjects().items() if area.startswith("+") for s in ss})
+    random.Random("pool subjects").shuffle(names)
+    return {s: TURNS[i % len(TURNS)] for i, s in enumerate(names)}
+
+
+def subject_of(topic: str) -> str:
+    """The subject that an angle made `topic` of."""
+    for angle in ANGLES:
+        head, _, tail = angle.partition("{}")
+        if (head or tail) and topic.startswith(head) and topic.endswith(tail):
+            return topic[len(head) : len(topic) - len(tail)]
+    return topic
+
+
+def compressed(records: Records) -> bytes:
+    """JSON lines, zstandard."""
+    import zstandard
+
+    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, threads=0).compress(lines.encode())
+
+
+def token_counter(folder: Path | None):
+    """Number of SmolLM2 tokens of some texts; the alias's own tokenizer where no folder is given."""
+    from transformers import AutoTokenizer
+
+    from ..aliases import ALIASES
+    from ..fetch import ensure
+
+    tokenizer = AutoTokenizer.from_pretrained(folder or ensure(ALIASES["smollm2"]))
+    return lambda texts: sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--shards", type=Path, required=True)
+    args.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "data")
+    args.add_argument("--tokenizer", type=Path)
+    options = args.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from ...deactivate.concept import Concept, packaged_concepts
+
+    concepts = [Concept.load(name) for name in sorted(packaged_concepts())]
+    if not concepts:
+        raise MatchedNothing("no packaged concepts: build them first (python -m efface.llm.concepts.build), their test items must be kept out")
+    leaks, names, count = Leaks(concepts), Names(concepts), token_counter(options.tokenizer)
+    packed = {"corpus": pack_corpus(shards(options.shards, "corpus"), leaks)}
+    taken = [r["text"] for r in packed["corpus"].records]
+    if any(options.shards.glob("pool-*.jsonl")):
+        packed["pool"] = pack_pool(shards(options.shards, "pool"), leaks, names, taken)
+    else:
+        log.warning("no pool-*.jsonl in %s: the pool is left as it is", options.shards)
+    for name, part in packed.items():
+        data = compressed(part.records)
+        write_bytes(options.out / f"{name}.jsonl.zst", data)
+        write_text(options.out / f"{name}.md", card(name, part.records, part.read, part.dropped, leaks.n, len(data), count))
+        log.info("%s: %d of %d kept, dropped %s", name, len(part.records), part.read, dict(part.dropped))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
