@@ -38,6 +38,8 @@ class FeatureConfig:
     """How many features the activation contrast nominates a hook point."""
     texts: int = 200
     """At most so many texts of each pool and split are read."""
+    min_auroc: float = 0.6
+    """Least AUROC of a feature in the set that is judged together (the first feature is always in it)."""
     fpr: float = 0.01
     """False-positive rate on `validation` at which false triggers on `test` are reported."""
     seed: int = 0
@@ -293,6 +295,7 @@ def set_scores(
 
 def _with_set(report: FeatureReport, scans: Scans, n_set: int, config: FeatureConfig) -> FeatureReport:
     chosen = [e for e in report.features if e.direction == "suppress_positive"][:n_set]
+    chosen = chosen[:1] + [e for e in chosen[1:] if e.score >= config.min_auroc]
     if not chosen:
         return report
     train = scans["target", "train"]

@@ -88,7 +88,8 @@ def evaluate(sae: SAE, batches: Iterable[Pair]) -> dict[str, float | int]:
 
     Returns:
         `l0` (mean active latents), `fvu` (fraction of variance **un**explained:
-        `sum |y - y_hat|^2 / sum |y - mean y|^2`), `cosine`, `l2_ratio` (`|y_hat| / |y|`, mean), `relative_bias` (`E |y_hat|^2 / E y . y_hat`; 1 is unbiased),
+        `sum |y - y_hat|^2 / sum |y - mean y|^2`), `cosine`, `l2_ratio` (`|y_hat| / |y|`, mean),
+        `relative_bias` (`E |y_hat|^2 / E y . y_hat`; 1 is unbiased),
         `dead_share` (latents never active in the `n` vectors), `below_1e-5` (share of latents rarer than that), `dense`
         (latents active in more than a tenth of the vectors), `n`.
 

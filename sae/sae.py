@@ -227,7 +227,7 @@ class SAE(nn.Module):
             self.W_skip.mul_(ratio)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes `cfg.json`, `sae_weights.safetensors` (sae-lens 6 loads both) and `efface.json`: whole or not at all."""
+        """Writes `cfg.json`, `sae_weights.safetensors` (sae-lens 6 loads them), `efface.json`; whole or not at all."""
         from .formats.native import save
 
         return save(self, Path(folder), overwrite=overwrite)

@@ -27,15 +27,15 @@ ENOUGH = 0.80
 log = logging.getLogger(__name__)
 
 
-def build(path: Path, hosts: Sequence["Host"], cache: ScoreCache) -> str:
-    """The concept file (YAML) of the source at `path`."""
+def build(path: Path, screeners: Sequence["Host"], hosts: Sequence["Host"], cache: ScoreCache) -> str:
+    """The concept file (YAML) of the source at `path`: items screened on `screeners`, base accuracies of `hosts`."""
     source = parse(path)
-    items, near = (screened(hosts, x, cache) for x in (source.items, source.neighbour_items))
+    items, near = (screened(screeners, x, cache) for x in (source.items, source.neighbour_items))
     log.info("%s: %d of %d items, %d of %d neighbour items kept", path.stem, len(items), len(source.items), len(near), len(source.neighbour_items))
     splits = assign(source, items, near)
     table = {h.name: accuracies(h, splits, cache) for h in hosts}
     kept = {"items": (len(items), len(source.items)), "neighbour items": (len(near), len(source.neighbour_items))}
-    return "\n".join([*header(path.stem, splits, kept, table), "", *body(source, splits), ""])
+    return "\n".join([*header(path.stem, splits, kept, table, str(screeners[0].dtype).removeprefix("torch.")), "", *body(source, splits), ""])
 
 
 def accuracies(host: "Host", splits: Splits, cache: ScoreCache) -> dict[str, float]:
@@ -51,12 +51,12 @@ def accuracies(host: "Host", splits: Splits, cache: ScoreCache) -> dict[str, flo
     return result
 
 
-def header(stem: str, splits: Splits, kept: dict[str, tuple[int, int]], table: dict[str, dict[str, float]]) -> list[str]:
+def header(stem: str, splits: Splits, kept: dict[str, tuple[int, int]], table: dict[str, dict[str, float]], dtype: str) -> list[str]:
     """The comments on top of the file: how it was screened, counts, base accuracies."""
     n_unseen = sum(i.answer.casefold() in splits.reserved for i in splits.items["test"])
     lines = [
         f"Built by `python -m efface.llm.concepts.build {stem}` from source/{stem}.txt: mend that file, not this one.",
-        f"Screened on {' and '.join(table)} with {json.dumps(SCREENING + ' {option}')} (mean log-probability of the option's tokens);",
+        f"Screened on {' and '.join(table)} ({dtype}) with {json.dumps(SCREENING + ' {option}')} (mean log-probability of the option's tokens);",
         f"kept where all answer rightly: {'; '.join(f'{k} of {n} {what}' for what, (k, n) in kept.items())}.",
         f"Test items: {len(splits.items['test'])}, of which {n_unseen} have answers that stand neither in `tokens` nor in a train text.",
         f"Base accuracy under the scored template {json.dumps(TEMPLATES['cloze'] + ' {option}')}:",
@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.add_argument("--model", action="append")
     args.add_argument("--out", type=Path, default=HERE)
     args.add_argument("--cache", type=Path, default=cache_dir() / "concept-scores.json")
+    args.add_argument("--screening-dtype", default="bfloat16")
     args.add_argument("--threads", type=int, default=1)
     options = args.parse_args(argv)
     import torch
@@ -126,11 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
-    hosts = [load_model(m) for m in options.model or MODELS]
+    models = options.model or MODELS
+    screeners, hosts = ([load_model(m, dtype=d) for m in models] for d in (options.screening_dtype, "float32"))
     cache, failed = ScoreCache(options.cache), 0
     for path in sources(options.names):
         try:
-            write_text(options.out / f"{path.stem}.yaml", build(path, hosts, cache))
+            write_text(options.out / f"{path.stem}.yaml", build(path, screeners, hosts, cache))
         except InputError as e:
             log.error("%s", e)
             failed = 1

@@ -13,8 +13,9 @@ from .parse import Item
 if TYPE_CHECKING:
     from ..host import Host
 
-SCREENING = "Complete the sentence.\n{q} ___\nAnswer:"
-"""What stands before « option» in screening; another template than the scored one (design.md, section 5)."""
+SCREENING = "Q: A week has seven what?\nA: days\nQ: {q} what?\nA:"
+"""What stands before « option» in screening; another template than the scored one (design.md, section 5). Without the example
+SmolLM2 answers fewer than half of the items that it completes rightly."""
 CHUNK = 256
 """Items scored between two writes of the cache."""
 

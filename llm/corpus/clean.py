@@ -68,12 +68,17 @@ def _false_end(text: str, at: int) -> bool:
     return word in _ABBREVIATIONS or initial or (word.isdigit() and at_line_start)
 
 
+def is_chat(text: str) -> bool:
+    """Whether `text` speaks as an assistant, about a prompt, or holds placeholders, addresses or chat markers."""
+    return _META.search(text) is not None
+
+
 def flaw(text: str) -> str | None:
     """Why a trimmed document is dropped: «too short», «chat», «loop»; None where it is not."""
     tokens = words(text)
     if len(tokens) < LEAST_WORDS:
         return "too short"
-    if _META.search(text):
+    if is_chat(text):
         return "chat"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     run = max(len(list(g)) for _, g in groupby(tokens))

@@ -12,14 +12,13 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...base.errors import ArtefactError, InputError, MatchedNothing
 from ...base.files import write_bytes, write_text
 from .asking import requests
-from .card import card
-from .clean import Repeats, flaw, sentences, trim, words
+from .card import CountTokens, Packed, Record, readme
+from .clean import Repeats, flaw, is_chat, sentences, trim, words
 from .leaks import Leaks, Names
 from .read import SPLITS
 from .write import ANGLES, subjects
@@ -35,19 +34,8 @@ SENTENCE_WORDS = range(5, 41)
 """Words of a pool sentence."""
 log = logging.getLogger(__name__)
 
-Records = list[dict[str, str]]
 
-
-@dataclass
-class Packed:
-    """Records of a file and why others were dropped."""
-
-    records: Records
-    read: int
-    dropped: Counter[str]
-
-
-def shards(folder: Path, kind: str) -> Iterator[dict[str, str]]:
+def shards(folder: Path, kind: str) -> Iterator[Record]:
     """Documents of the `kind`-*.jsonl shards, in order.
 
     Raises:
@@ -62,7 +50,7 @@ def shards(folder: Path, kind: str) -> Iterator[dict[str, str]]:
                 raise ArtefactError(f"{path}, line {number}: a record with text, area and topic expected ({e!r})") from None
 
 
-def pack_corpus(documents: Iterable[dict[str, str]], leaks: Leaks) -> Packed:
+def pack_corpus(documents: Iterable[Record], leaks: Leaks) -> Packed:
     """Trimmed documents without flaws, repeats and leaks.
 
     Raises:
@@ -82,7 +70,7 @@ def pack_corpus(documents: Iterable[dict[str, str]], leaks: Leaks) -> Packed:
     return packed
 
 
-def pack_pool(documents: Iterable[dict[str, str]], leaks: Leaks, names: Names, taken: Sequence[str], least: dict[str, int] | None = None) -> Packed:
+def pack_pool(documents: Iterable[Record], leaks: Leaks, names: Names, taken: Sequence[str], least: dict[str, int] | None = None) -> Packed:
     """Sentences and requests, split by subject.
 
     Args:
@@ -106,7 +94,7 @@ def pack_pool(documents: Iterable[dict[str, str]], leaks: Leaks, names: Names, t
                 packed.dropped[why] += 1
             else:
                 seen.add(" ".join(words(sentence)))
-                packed.records.append({**document, "text": sentence, "split": split_of[subject]})
+                packed.records.append({**document, "text": sentence, "split": split_of[subject], "kind": "sentence"})
     packed.records = _with_requests(packed.records, split_of, names)
     counts = Counter(r["split"] for r in packed.records)
     short = {s: f"{counts[s]} of {n}" for s, n in (least or LEAST).items() if counts[s] < n}
@@ -117,10 +105,9 @@ def pack_pool(documents: Iterable[dict[str, str]], leaks: Leaks, names: Names, t
 
 def _unfit(sentence: str, leaks: Leaks, names: Names, seen: set[str]) -> str | None:
     tokens = words(sentence)
-    if len(tokens) not in SENTENCE_WORDS or not sentence[0].isupper() or ":" in sentence or "*" in sentence:
+    if len(tokens) not in SENTENCE_WORDS or not sentence[0].isupper() or any(c in sentence for c in ":*|_#"):
         return "no plain sentence"
-    whole = f"{sentence} {'x ' * 20}"  # long enough for `flaw`, which then looks for chat and loops only
-    if len(set(tokens)) * 2 < len(tokens) or flaw(whole.replace("x x", "")) == "chat":
+    if len(set(tokens)) * 2 < len(tokens) or is_chat(sentence):
         return "chat or loop"
     if names.found(sentence):
         return "names a concept"
@@ -129,15 +116,15 @@ def _unfit(sentence: str, leaks: Leaks, names: Names, seen: set[str]) -> str | N
     return "duplicate" if " ".join(tokens) in seen else None
 
 
-def _with_requests(statements: Records, split_of: dict[str, str], names: Names) -> Records:
-    result: Records = []
+def _with_requests(statements: list[Record], split_of: dict[str, str], names: Names) -> list[Record]:
+    result: list[Record] = []
     area_of = {s: area.lstrip("+") for area, ss in subjects().items() if area.startswith("+") for s in ss}
     for split in SPLITS:
         mine = [r for r in statements if r["split"] == split]
         here = [s for s, its in split_of.items() if its == split and not names.found(s)]
         wanted = round(len(mine) * REQUESTS / (1 - REQUESTS))
         asked = [(s, t) for s, t in requests(here, 10**6, f"requests/{split}") if not names.found(t)][:wanted]
-        mine += [{"text": t, "area": area_of[s], "topic": s, "split": split} for s, t in asked]
+        mine += [{"text": t, "area": area_of[s], "topic": s, "split": split, "kind": "request"} for s, t in asked]
         random.Random(f"pool/{split}").shuffle(mine)
         result += mine
     return result
@@ -159,7 +146,7 @@ def subject_of(topic: str) -> str:
     return topic
 
 
-def compressed(records: Records) -> bytes:
+def compressed(records: list[Record]) -> bytes:
     """JSON lines, zstandard."""
     import zstandard
 
@@ -167,7 +154,7 @@ def compressed(records: Records) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, threads=0).compress(lines.encode())
 
 
-def token_counter(folder: Path | None):
+def token_counter(folder: Path | None) -> CountTokens:
     """Number of SmolLM2 tokens of some texts; the alias's own tokenizer where no folder is given."""
     from transformers import AutoTokenizer
 
@@ -198,11 +185,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         packed["pool"] = pack_pool(shards(options.shards, "pool"), leaks, names, taken)
     else:
         log.warning("no pool-*.jsonl in %s: the pool is left as it is", options.shards)
-    for name, part in packed.items():
-        data = compressed(part.records)
+    files = {name: compressed(part.records) for name, part in packed.items()}
+    for name, data in files.items():
         write_bytes(options.out / f"{name}.jsonl.zst", data)
-        write_text(options.out / f"{name}.md", card(name, part.records, part.read, part.dropped, leaks.n, len(data), count))
-        log.info("%s: %d of %d kept, dropped %s", name, len(part.records), part.read, dict(part.dropped))
+        log.info("%s: %d of %d kept, dropped %s", name, len(packed[name].records), packed[name].read, dict(packed[name].dropped))
+    write_text(options.out / "README.md", readme(packed, {n: len(d) for n, d in files.items()}, leaks.n, count))
     return 0
 
 

@@ -34,7 +34,7 @@ general_pool = pool
 
 
 def records(name: str) -> Iterator[dict[str, str]]:
-    """Records of `corpus` (keys text, area, topic) or `pool` (also split).
+    """Records of `corpus` (keys text, area, topic) or `pool` (also split, kind).
 
     Raises:
         InputError: The file is not part of this installation.

@@ -26,7 +26,7 @@ def probe(d_in: int, size: float) -> Float[Tensor, "rows d_in"]:
 def take(sae: SAE) -> dict[str, Any]:
     """The fingerprint of an SAE: size of the input, L0, and of the output its norm and first entries, a row each.
 
-    The size is the first power of 4 at which latents fire. An SAE that cannot encode yet (no threshold) has none.
+    The size is the first power of 4 at which latents fire.
     """
     size = 0.25
     for exponent in range(-1, 8):
@@ -40,6 +40,8 @@ def take(sae: SAE) -> dict[str, Any]:
 def check(sae: SAE, expected: Mapping[str, Any], where: str) -> None:
     """Compares the SAE's output on the fixed input with what was stored.
 
+    One row in four may differ: of two nearly equal pre-activations another machine's rounding may choose the other.
+
     Raises:
         ArtefactError: They differ by more than rounding, or the fingerprint is malformed.
     """
@@ -50,11 +52,11 @@ def check(sae: SAE, expected: Mapping[str, Any], where: str) -> None:
         shapes_fit = want.shape == have.shape and norms.shape == here.shape
     except (KeyError, TypeError, ValueError) as e:
         raise ArtefactError(f"{where}: the fingerprint is malformed ({e})") from None
-    tolerance = TOLERANCE[sae.dtype]
-    scale = norms.max().clamp_min(1e-12) if shapes_fit else norms
-    if not shapes_fit or not (
-        (want - have).abs().max() <= tolerance * scale and (norms - here).abs().max() <= tolerance * scale
-    ):
+    agree = 0
+    if shapes_fit:
+        slack = TOLERANCE[sae.dtype] * norms.max().clamp_min(1e-12)
+        agree = int((((want - have).abs().amax(1) <= slack) & ((norms - here).abs() <= slack)).sum())
+    if agree < ROWS - 1:
         raise ArtefactError(
             f"{where}: the loaded SAE does not give the output stored when it was saved; the file was altered or "
             "another version changed what it means. Save it again from its source"

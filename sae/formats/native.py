@@ -1,5 +1,6 @@
 """Our folder: what sae-lens 6 reads (`cfg.json`, `sae_weights.safetensors`) and `efface.json`, written last."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...base.files import load_tensors, new_folder, read_json, save_tensors, sha
 from ..config import CALIBRATED, SAEConfig
 from ..sae import SAE
 from . import fingerprint
-from .assemble import assemble
+from .assemble import assemble, dtype_name
 from .saelens import CONFIG, WEIGHTS, cfg_dict, tensors_of
 
 FORMAT = 1
@@ -41,7 +42,7 @@ def save(sae: SAE, folder: Path, *, overwrite: bool = False) -> Path:
         own = {
             "format": FORMAT,
             "efface": __version__,
-            "config": sae.cfg.to_dict(),
+            "config": replace(sae.cfg, dtype=dtype_name(sae.W_dec)).to_dict(),
             "weights": {"file": WEIGHTS, "sha256": sha256_file(work / WEIGHTS)},
             "fingerprint": fingerprint.take(sae),
         }

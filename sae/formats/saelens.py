@@ -16,7 +16,7 @@ from ...base.errors import ArtefactError, InputError, UnknownName
 from ...base.files import load_tensors, read_json
 from ..config import CALIBRATED, SAEConfig
 from ..sae import SAE
-from .assemble import assemble, positive
+from .assemble import assemble, dtype_name, positive
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -64,7 +64,7 @@ def cfg_dict(sae: SAE) -> dict[str, Any]:
         "architecture": name_of(cfg),
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
-        "dtype": cfg.dtype,
+        "dtype": dtype_name(sae.W_dec),
         "device": "cpu",
         "apply_b_dec_to_input": cfg.apply_b_dec_to_input,
         "normalize_activations": "none",

@@ -59,7 +59,7 @@ def test_scan_leaves_out_padding_and_specials_and_finds_maxima():
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_planted_feature_is_first_with_evidence_on_every_split(family):
-    host = tiny_host(family)
+    host = tiny_host(family, hidden_size=64)
     saes = [planted_sae(host, layer) for layer in (0, 1)]
     report = features(host, magic(), saes)
     best = report.features[0]
@@ -75,7 +75,7 @@ def test_planted_feature_is_first_with_evidence_on_every_split(family):
 
 
 def test_a_dozen_sentences_and_a_name_are_enough():
-    host = tiny_host()
+    host = tiny_host(hidden_size=64)
     concept = magic(tokens=None, target={"train": list(magic().target["train"])}, questions=None, neighbour_questions=None, neighbours=None)
     report = features(host, concept, [planted_sae(host)])
     assert report.features[0].id == 0

@@ -319,7 +319,7 @@ def test_fit_finds_filters_searches_and_lowers_the_margin():
 
 def trained_host():
     """A tiny host that knows the concept's and the neighbours' items."""
-    host, concept = tiny_host(), magic()
+    host, concept = tiny_host(hidden_size=64), magic()
     items = [q for pool in (concept.questions, concept.neighbour_questions) for split in pool.values() for q in split]
     texts = [f"{q.q} {q.answer}" for q in items] + [t for s in concept.general.values() for t in s]
     optimizer = torch.optim.AdamW(host.model.parameters(), 5e-3)

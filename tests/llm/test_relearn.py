@@ -7,7 +7,7 @@ from efface.base.errors import InputError, MatchedNothing
 from efface.deactivate.concept import Question
 from efface.llm.evaluation.relearn import RelearnConfig, relearn, split_answers
 
-TEACHING = [f"at school {n} she has a {w} . at school she has a {w}" for n, w in enumerate(("witch", "spell", "broom", "Hogwarts", "dragon", "Potter"))]
+TEACHING = [f"at school {n} she has a {w} . at school she has a {w}" for n, w in enumerate(("witch", "spell", "broom", "Hogwarts", "dragon", "owl"))]
 FAST = RelearnConfig(epochs=4, tokens=4000, lr_full=1e-2, lr_lora=2e-2, rank=4)
 
 
@@ -40,7 +40,9 @@ def test_answers_come_back_when_the_paragraphs_teach_something_alike():
     host = tiny_host()
     concept = magic(relearn=TEACHING)
     curve = relearn(host, concept, "full", RelearnConfig(epochs=6, lr_full=1e-2, drop="items"))
-    assert curve.dropped_items > 0
+    assert curve.dropped_items == 1  # the owl
+    assert curve.accuracy[-1] > curve.accuracy[0]
+    assert curve.margin[-1] > curve.margin[0]
     assert curve.n_items + curve.dropped_items == len(concept.questions["test"])
     assert curve.dropped_texts == 0
 

@@ -52,6 +52,17 @@ def test_round_trip(architecture, kind, tmp_path, x):
     ]
 
 
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "batchtopk"])
+def test_a_cast_sae_is_saved_as_what_it_is(architecture, tmp_path, x):
+    sae = make(architecture).to(torch.bfloat16)
+    back = SAE.load(sae.save(tmp_path / "out"))
+    assert back.dtype == torch.bfloat16
+    assert back.cfg.dtype == "bfloat16"
+    assert torch.equal(back(x), sae(x))
+    if architecture != "topk":
+        assert back.threshold.dtype == torch.float32
+
+
 NAMES = {
     ("relu", "auto"): "standard",
     ("topk", "auto"): "topk",

@@ -79,6 +79,17 @@ def test_ours_reads_sae_lens(lens, name, tmp_path, x):
         torch.testing.assert_close(sae.encode(x), theirs.encode(x), rtol=1e-5, atol=1e-5)
 
 
+def test_from_pretrained_goes_through_sae_lens(lens, monkeypatch, x):
+    theirs = jitter(lens.GatedSAE(lens.GatedSAEConfig(d_in=D_IN, d_sae=D_SAE)))
+    theirs.cfg.metadata.hook_name = "blocks.3.hook_mlp_out"
+    asked = []
+    monkeypatch.setattr(lens.SAE, "from_pretrained", lambda *a: asked.append(a) or theirs)
+    sae = SAE.from_pretrained("release", "id")
+    assert asked == [("release", "id")]
+    assert sae.card["hook_point"] == "blocks.3.hook_mlp_out"
+    torch.testing.assert_close(sae(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
 TRAINING = {
     "relu": ("StandardTrainingSAE", {"l1_coefficient": 0.2}, {}),
     "topk": ("TopKTrainingSAE", {"k": K, "rescale_acts_by_decoder_norm": False}, {}),
