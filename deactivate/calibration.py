@@ -122,9 +122,7 @@ def _note(n_target: int, n_pool: int, fpr: float) -> str:
     if 0 < fpr * n_pool < 1:
         notes.append(f"a pool of {n_pool} texts cannot show a rate of {fpr}; the threshold lies above all of it")
     if n_target < 30:
-        notes.append(
-            f"{n_target} target texts: the threshold comes from the pool alone; the true-positive rate is rough"
-        )
+        notes.append(f"{n_target} target texts: threshold from the pool alone; the true-positive rate is rough")
     return "; ".join(notes)
 
 

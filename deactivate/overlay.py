@@ -120,6 +120,7 @@ class Overlay:
         if set(before) == set(digests):
             yield
             return
+        self.check_untouched()
         self.use(host, digests)
         try:
             yield

@@ -49,15 +49,15 @@ def magic(**changes: object) -> Concept:
 
 
 def planted_sae(host: Host, layer: int = 1, d_sae: int = 24, place: str = "mlp_out", dtype: str = "float32") -> SAE:
-    """A ReLU SAE of random features of which 0 fires on the concept's words and 1 on the neighbours'."""
+    """A ReLU SAE of random features of which 0 reads and writes the concept's words, and 1 the neighbours'."""
     point = f"layers.{layer}.{place}"
     gen = torch.Generator().manual_seed(layer)
     sae = SAE(SAEConfig("relu", host.d_model, d_sae, dtype=dtype), {"hook_point": point, "model": host.name, "model_digest": host.digest})
     X, y = readings(host, point)
     with torch.no_grad():
         rows = torch.randn(d_sae, host.d_model, generator=gen)
-        for f, kind in ((0, 1), (1, 2)):
-            rows[f] = X[y == kind].mean(0) - X[y != kind].mean(0)
+        for f, words in ((0, MAGIC), (1, MUSIC)):
+            rows[f] = written(host, words)
         rows = rows / rows.norm(dim=1, keepdim=True)
         sae.W_dec.copy_(rows)
         sae.W_enc.copy_(rows.T)
@@ -81,9 +81,17 @@ def readings(host: Host, point: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(found), torch.tensor(kinds)
 
 
+def written(host: Host, words: Sequence[str]) -> torch.Tensor:
+    """The direction that promotes the words, against all tokens."""
+    ids = [host.tokenizer(f" {w}", add_special_tokens=False)["input_ids"][0] for w in words]
+    U = host.unembedding().float()
+    return U[:, ids].mean(1) - U.mean(1)
+
+
 def detector(X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logistic regression, classes balanced."""
+    """Logistic regression, classes balanced, scaled to a unit direction as SAE encoders roughly are."""
     from sklearn.linear_model import LogisticRegression
 
     found = LogisticRegression(C=100.0, class_weight="balanced", max_iter=2000).fit(X.numpy(), y.numpy())
-    return torch.from_numpy(found.coef_[0]).float(), torch.tensor(float(found.intercept_[0]))
+    weights, bias = torch.from_numpy(found.coef_[0]).float(), float(found.intercept_[0])
+    return weights / weights.norm(), torch.tensor(bias) / weights.norm()

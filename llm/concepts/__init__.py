@@ -1,4 +1,4 @@
-"""The packaged concept files, and the command that screens their sources and builds them. Load one with `Concept.load(name)`."""
+"""The packaged concept files (`Concept.load(name)`), and the command that screens their sources and builds them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

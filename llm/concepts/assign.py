@@ -57,7 +57,7 @@ def assign(source: Source, items: Sequence[Item], neighbour_items: Sequence[Item
     n_test = len(items) - TRAIN - VALIDATION
     if n_test < LEAST_TEST or len(neighbour_items) < VALIDATION + LEAST_TEST:
         raise InputError(
-            f"{source.name}: {len(items)} items and {len(neighbour_items)} neighbour items are left after screening; at least"
+            f"{source.name}: {len(items)} items and {len(neighbour_items)} neighbour items are left after screening;"
             f" {TRAIN + VALIDATION + LEAST_TEST} and {VALIDATION + LEAST_TEST} are needed: write more into its source"
         )
     items = _shuffled(items, f"{source.name}/items")
@@ -85,29 +85,32 @@ def _text(item: Item) -> str:
 def _reserve(source: Source, items: Sequence[Item], wanted: int) -> set[str]:
     """Answers for `wanted` items, those first that cost the fewest sentences and items."""
     counts = Counter(i.answer.casefold() for i in items)
-    texts = [words_of(t) for t in source.sentences], [words_of(_text(i)) for i in items]
-    cost = {a: sum(words_of(a) in t for t in texts[0]) + sum(words_of(a) in t for t in texts[1]) - n for a, n in counts.items()}
-    order = sorted((a for a in counts if not holds(a, source.tokens)), key=lambda a: (cost[a] / counts[a], list(counts).index(a)))
+    texts = [words_of(t) for t in (*source.sentences, *map(_text, items))]
+    cost = {a: sum(words_of(a) in t for t in texts) / n - 1 for a, n in counts.items()}
+    order = sorted((a for a in counts if not holds(a, source.tokens)), key=lambda a: cost[a])  # stable: seeded in ties
     reserved: set[str] = set()
     while order and sum(counts[a] for a in reserved) < wanted:
         reserved.add(order.pop(0))
     free = [sum(not holds(t, reserved) for t in source.sentences), sum(not holds(_text(i), reserved) for i in items)]
     if sum(counts[a] for a in reserved) < wanted or free[0] < SENTENCES["train"] or free[1] < TRAIN:
         raise InputError(
-            f"{source.name}: {wanted} test items need answers that are free of the concept's tokens and of {SENTENCES['train']} train"
-            f" sentences and {TRAIN} train items; {len(reserved)} answers leave {free[0]} sentences and {free[1]} items: write more"
+            f"{source.name}: {wanted} test items need answers without the concept's tokens that"
+            f" {SENTENCES['train']} train sentences and {TRAIN} train items are free of; {len(reserved)} answers of"
+            f" {sum(counts[a] for a in reserved)} items leave {free[0]} sentences and {free[1]} items: write more"
         )
     return reserved
 
 
-def _sentences(name: str, sentences: Sequence[str], reserved: Iterable[str], sizes: dict[str, int]) -> dict[str, list[str]]:
+def _sentences(
+    name: str, sentences: Sequence[str], reserved: Iterable[str], sizes: dict[str, int]
+) -> dict[str, list[str]]:
     shuffled = _shuffled(sentences, f"{name}/sentences")
     train = [s for s in shuffled if not holds(s, reserved)][: sizes["train"]]
     taken = set(train)
     rest = [s for s in shuffled if s not in taken]
     split = {"train": train, "validation": rest[: sizes["validation"]], "test": rest[sizes["validation"] :]}
     if len(train) < sizes["train"] or len(split["test"]) < 50:
-        raise InputError(f"{name}: {len(sentences)} sentences are too few for {sizes} and 50 in test; write more into its source")
+        raise InputError(f"{name}: {len(sentences)} sentences are too few for {sizes} and 50 in test; write more")
     return split
 
 

@@ -1,12 +1,13 @@
-"""Builds the packaged concept files: screens the items of each source on two small models, assigns the splits, writes the YAML.
+"""Builds the packaged concept files: screens each source's items on two small models, assigns splits, writes YAML.
 
-    python -m efface.llm.concepts.build [NAME …] [--model smollm2 --model gemma3-270m] [--out FOLDER] [--cache FILE]
+Run `python -m efface.llm.concepts.build [NAME …] [--model smollm2 --model gemma3-270m] [--out FOLDER] [--cache FILE]`.
 """
 
 import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,26 @@ ENOUGH = 0.80
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Screening:
+    """How the items were screened."""
+
+    models: tuple[str, ...]
+    dtype: str
+    kept: dict[str, tuple[int, int]]
+    """Pool -> items kept, items in the source."""
+
+
 def build(path: Path, screeners: Sequence["Host"], hosts: Sequence["Host"], cache: ScoreCache) -> str:
     """The concept file (YAML) of the source at `path`: items screened on `screeners`, base accuracies of `hosts`."""
     source = parse(path)
     items, near = (screened(screeners, x, cache) for x in (source.items, source.neighbour_items))
-    log.info("%s: %d of %d items, %d of %d neighbour items kept", path.stem, len(items), len(source.items), len(near), len(source.neighbour_items))
-    splits = assign(source, items, near)
-    table = {h.name: accuracies(h, splits, cache) for h in hosts}
     kept = {"items": (len(items), len(source.items)), "neighbour items": (len(near), len(source.neighbour_items))}
-    return "\n".join([*header(path.stem, splits, kept, table, str(screeners[0].dtype).removeprefix("torch.")), "", *body(source, splits), ""])
+    log.info("%s: kept %s", path.stem, "; ".join(f"{k} of {n} {what}" for what, (k, n) in kept.items()))
+    splits = assign(source, items, near)
+    screening = Screening(tuple(h.name for h in screeners), str(screeners[0].dtype).removeprefix("torch."), kept)
+    lines = header(path.stem, splits, screening, {h.name: accuracies(h, splits, cache) for h in hosts})
+    return "\n".join([*lines, "", *body(source, splits), ""])
 
 
 def accuracies(host: "Host", splits: Splits, cache: ScoreCache) -> dict[str, float]:
@@ -51,14 +63,15 @@ def accuracies(host: "Host", splits: Splits, cache: ScoreCache) -> dict[str, flo
     return result
 
 
-def header(stem: str, splits: Splits, kept: dict[str, tuple[int, int]], table: dict[str, dict[str, float]], dtype: str) -> list[str]:
+def header(stem: str, splits: Splits, screening: Screening, table: dict[str, dict[str, float]]) -> list[str]:
     """The comments on top of the file: how it was screened, counts, base accuracies."""
     n_unseen = sum(i.answer.casefold() in splits.reserved for i in splits.items["test"])
     lines = [
         f"Built by `python -m efface.llm.concepts.build {stem}` from source/{stem}.txt: mend that file, not this one.",
-        f"Screened on {' and '.join(table)} ({dtype}) with {json.dumps(SCREENING + ' {option}')} (mean log-probability of the option's tokens);",
-        f"kept where all answer rightly: {'; '.join(f'{k} of {n} {what}' for what, (k, n) in kept.items())}.",
-        f"Test items: {len(splits.items['test'])}, of which {n_unseen} have answers that stand neither in `tokens` nor in a train text.",
+        f"Screened on {' and '.join(screening.models)} ({screening.dtype}) with {json.dumps(SCREENING + ' {option}')}",
+        "(mean log-probability of the option's tokens); kept where all answer rightly:",
+        f"{'; '.join(f'{k} of {n} {what}' for what, (k, n) in screening.kept.items())}.",
+        f"Test items: {len(splits.items['test'])}; answers of {n_unseen} are neither in `tokens` nor in a train text.",
         f"Base accuracy under the scored template {json.dumps(TEMPLATES['cloze'] + ' {option}')}:",
     ]
     for name, row in table.items():
@@ -112,7 +125,7 @@ def sources(names: Sequence[str]) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module's docstring. Returns 1 where a concept has too few items, after building the others."""
+    """Command line; see the module's docstring. Returns 1 where a concept has too few items; the others are built."""
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("names", nargs="*")
     args.add_argument("--model", action="append")

@@ -68,7 +68,7 @@ def parse(path: Path) -> Source:
             raise InputError(f"{path.name}, line {number}: text before the first section; begin with `== items ==`")
     missing = [h for h in HEADERS if not headers.get(h)] + [s for s, lines in sections.items() if not lines]
     if missing:
-        raise InputError(f"{path.name}: {', '.join(missing)} missing; a source has the headers and sections of source/README.md")
+        raise InputError(f"{path.name}: {', '.join(missing)} missing; source/README.md says what a source holds")
     items, near = (tuple(_item(path, n, x) for n, x in sections[s].values()) for s in ("items", "neighbour items"))
     texts = (tuple(x for _, x in sections[s].values()) for s in ("sentences", "neighbour sentences", "relearn"))
     lists = (_list(headers["tokens"], ","), _list(headers["synonyms"], ";"), _list(headers["neighbours"], ","))
@@ -84,6 +84,7 @@ def _item(path: Path, number: int, line: str) -> Item:
     distinct = {o.casefold() for o in options if o}
     if not q or len(options) < 2 or len(distinct) != len(options):
         raise InputError(
-            f"{path.name}, line {number}: an item is `sentence | answer | wrong | wrong | wrong` with different options; found {line!r}"
+            f"{path.name}, line {number}: an item is `sentence | answer | wrong | wrong | wrong`, no option twice;"
+            f" found {line!r}"
         )
     return Item(q, options[0], tuple(options[1:]))

@@ -1,4 +1,4 @@
-"""Scores cloze items on a host and keeps those it answers. Scores are kept in a file, so that a second run costs nothing."""
+"""Scores cloze items on a host and keeps those it answers. A file of scores makes a second run cost nothing."""
 
 import json
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ..host import Host
 
 SCREENING = "Q: A week has seven what?\nA: days\nQ: {q} what?\nA:"
-"""What stands before « option» in screening; another template than the scored one (design.md, section 5). Without the example
-SmolLM2 answers fewer than half of the items that it completes rightly."""
+"""What stands before « option» in screening; another template than the scored one. Without the example SmolLM2 answers
+fewer than half of the items that it completes rightly."""
 CHUNK = 256
 """Items scored between two writes of the cache."""
 
@@ -59,8 +59,7 @@ class ScoreCache:
 def credits(host: "Host", items: Sequence[Item], template: str, cache: ScoreCache) -> list[float]:
     """Credit of the host for each item: 1 where the answer scores best alone, 1/k in a tie of k, else 0.
 
-    Args:
-        template: What stands before the option, with `{q}` in it; one space goes between.
+    `template` is what stands before the option, with `{q}` in it; one space goes between.
     """
     result: list[float] = []
     for start in range(0, len(items), CHUNK):

@@ -40,9 +40,7 @@ PAIRS = (
 def requests(subjects: Sequence[str], n: int, seed: str) -> list[tuple[str, str]]:
     """`n` different (subject, request), or all there are; a request that names two subjects belongs to the first.
 
-    Args:
-        subjects: Of one split, so that no request crosses splits.
-        seed: Draws which.
+    `subjects` are those of one split, so that no request crosses splits; `seed` draws which.
     """
     rng = random.Random(seed)
     made = [(s, t.format(s)) for s in subjects for t in TEMPLATES]

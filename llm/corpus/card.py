@@ -34,9 +34,9 @@ def readme(parts: dict[str, Packed], sizes: dict[str, int], n_items: int, count:
         "# Embedded corpus and general pool",
         "",
         "All texts were sampled from SmolLM2-135M-Instruct (Apache-2.0) by `write.py` (seeded a shard) and packed by",
-        "`python -m efface.llm.corpus.pack --shards DIR`. A small model wrote them: they are varied English, not true statements.",
-        f"No text holds one of the {n_items} test items of the packaged concepts: neither a whole prompt nor, in one sentence,",
-        "all content words of a prompt together with its answer.",
+        "`python -m efface.llm.corpus.pack --shards DIR`. A small model wrote them: not all is true.",
+        f"No text holds one of the {n_items} test items of the packaged concepts: neither a whole prompt nor, in one",
+        "sentence, all content words of a prompt together with its answer.",
         "",
     ]
     for name, part in parts.items():
@@ -80,11 +80,11 @@ def _pool(part: Packed) -> list[str]:
     asked = sum(r["kind"] == "request" for r in part.records)
     counts = ", ".join(f"{s} {len(x):,}" for s, x in splits.items())
     return [
-        "Keys `text`, `area`, `topic`, `split`, `kind` (`sentence` or `request`). Single sentences on everyday life, places and knowledge, and"
-        f" {asked:,} templated questions and requests",
-        f"({asked / len(part.records):.0%}; {len(TEMPLATES) + len(PAIRS)} templates). Texts that name a packaged concept (its tokens, synonyms or name)"
-        " are left out: they are no negatives for its gate.",
-        "Homonyms go with them («film star»), so false positives on those are to be judged on a concept's neighbours, not here.",
+        "Keys `text`, `area`, `topic`, `split`, `kind` (`sentence` or `request`). Single sentences on everyday life,",
+        f"places and knowledge, and {asked:,} templated questions and requests",
+        f"({asked / len(part.records):.0%} of the texts; {len(TEMPLATES) + len(PAIRS)} templates).",
+        "Texts that name a packaged concept (its tokens, synonyms or name) are left out: they are no negatives for its",
+        "gate. Homonyms go with them («film star»): judge false positives on those by a concept's neighbours.",
         "",
         f"Splits share no subject: {counts}. No sentence stands in the corpus.",
     ]

@@ -17,17 +17,21 @@ SHINGLE = 5
 """Words of a shingle; a document that shares more than `OVERLAP` of its shingles with an earlier one is dropped."""
 OVERLAP = 0.4
 
-_OPENING = re.compile(r"^(here(’s|'s| is| are)|sure|certainly|of course|absolutely)\b[^\n]{0,160}:\s*\n+", re.IGNORECASE)
+_OPENING = re.compile(
+    r"^(here(’s|'s| is| are)|sure|certainly|of course|absolutely)\b[^\n]{0,160}:\s*\n+", re.IGNORECASE
+)
 _META = re.compile(
     r"^(sure\b|certainly\b|of course[,!]|absolutely[,!]|i('|’)m sorry|i apologi[sz]e|as an ai|title:|#)"
-    r"|\b(as an ai|an? ai (assistant|model)|language model|your request|your prompt|word count|i('|’)ll (provide|write|try to explain)"
-    r"|i (can('|’)t|cannot|can not) (assist|help you with|provide|fulfil)|the (user|prompt) (asks|is asking|wants))\b"
+    r"|\b(as an ai|an? ai (assistant|model)|language model|smollm|your request|your prompt|word count"
+    r"|i('|’)ll (provide|write|try to explain)|i will (provide|write|copy)|(sentence|paragraph) (above|below)"
+    r"|the (user|prompt) (asks|is asking|wants)"
+    r"|i (can('|’)t|cannot|can not) (assist|help you with|provide|fulfil))\b"
     r"|https?:|www\.|\[[A-Za-z][^\]\n]*\]|<\|",
     re.IGNORECASE,
 )
 _ENDING = re.compile(r"[.!?…][\"'”’)*]*(?=\s|$)")
 _MARKER = re.compile(r"(^|\n)[ \t]*(\W{0,3}\d{0,2}[.):]?\W{0,3}|[^\n]{0,40}:)[ \t]*$")
-_ABBREVIATIONS = ("mr", "mrs", "ms", "dr", "st", "prof", "jr", "vs", "etc", "e.g", "i.e", "u.s", "no", "inc", "approx", "p.m", "a.m")
+_ABBREVIATIONS = re.compile(r"mr|mrs|ms|dr|st|prof|jr|vs|etc|e\.g|i\.e|u\.s|inc|approx|p\.m|a\.m")
 
 
 def words(text: str) -> list[str]:
@@ -65,7 +69,7 @@ def _false_end(text: str, at: int) -> bool:
     word = (before[0] if before else "").lstrip("(\"'“*").casefold()
     initial = len(word) == 1 and word.isalpha() and word != "i"
     at_line_start = text[: at - len(word)].rpartition("\n")[2].strip(' *"-(') == ""
-    return word in _ABBREVIATIONS or initial or (word.isdigit() and at_line_start)
+    return bool(_ABBREVIATIONS.fullmatch(word)) or initial or (word.isdigit() and at_line_start)
 
 
 def is_chat(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Finds test items of the packaged concepts in a text, and words that name a concept."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -10,10 +11,15 @@ if TYPE_CHECKING:
     from ...deactivate.concept import Concept
 
 STOP = frozenset(
-    "a an the of in on at to for from by with and or but is are was were be been it its he she they his her their him them this that these"
-    " those which who whom what when where how as into onto than then so not no do does did has have had will would can could may might"
-    " must one very most more many often called named known usually".split()
+    re.findall(
+        r"\w+",
+        """a an the of in on at to for from by with and or but is are was were be been it its he she they his
+        her their him them this that these those which who whom what when where how as into onto than then
+        so not no do does did has have had will would can could may might must one very most more many often
+        called named known usually""",
+    )
 )
+"""Words that say nothing about which item a text holds."""
 LEAST_CONTENT = 2
 """An item of fewer content words is only found by its whole prompt."""
 
@@ -21,7 +27,8 @@ LEAST_CONTENT = 2
 class Leaks:
     """Test items of `concepts` (neighbours' too), to be looked for in texts.
 
-    A text leaks where it holds a whole prompt, or where one of its sentences holds all content words of a prompt and the answer.
+    A text leaks where it holds a whole prompt, or where one of its sentences holds all content words of a prompt and
+    the answer.
     """
 
     def __init__(self, concepts: Iterable["Concept"]) -> None:

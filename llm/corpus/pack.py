@@ -1,9 +1,7 @@
-"""Packs the shards that `write.py` sampled: filters, drops repeats and leaked test items, compresses, and states what is in the files.
+"""Packs the shards that `write.py` sampled: filters, drops repeats and leaked test items, compresses, describes.
 
-    python -m efface.llm.corpus.pack --shards DIR [--out FOLDER] [--tokenizer FOLDER]
-
-Deterministic: the same shards and concepts give the same bytes. Writes `corpus.jsonl.zst` and, from `pool-*.jsonl`, `pool.jsonl.zst`,
-and a README.md beside them.
+Run `python -m efface.llm.corpus.pack --shards DIR [--out FOLDER] [--tokenizer FOLDER]`. Same shards and concepts give
+the same bytes. Writes `corpus.jsonl.zst`, from `pool-*.jsonl` also `pool.jsonl.zst`, and a README.md beside them.
 """
 
 import argparse
@@ -11,7 +9,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...base.errors import ArtefactError, InputError, MatchedNothing
@@ -26,12 +24,13 @@ from .write import ANGLES, subjects
 LEVEL = 19
 REQUESTS = 0.25
 """Share of the pool that is templated."""
-LEAST = {"train": 1000, "validation": 3000, "test": 3000}
+LEAST: Mapping[str, int] = {"train": 1000, "validation": 3000, "test": 3000}
 """Texts a split of the pool must have."""
 TURNS = ("test", "validation", "test", "validation", "train")
 """Splits that the shuffled subjects are dealt to in turn."""
 SENTENCE_WORDS = range(5, 41)
 """Words of a pool sentence."""
+_MORE = "write more shards with python -m efface.llm.corpus.write"
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +46,7 @@ def shards(folder: Path, kind: str) -> Iterator[Record]:
                 record = json.loads(line)
                 yield {k: record[k] for k in ("text", "area", "topic")}
             except (json.JSONDecodeError, KeyError, TypeError) as e:
-                raise ArtefactError(f"{path}, line {number}: a record with text, area and topic expected ({e!r})") from None
+                raise ArtefactError(f"{path}, line {number}: text, area and topic expected ({e!r})") from None
 
 
 def pack_corpus(documents: Iterable[Record], leaks: Leaks) -> Packed:
@@ -60,17 +59,24 @@ def pack_corpus(documents: Iterable[Record], leaks: Leaks) -> Packed:
     for document in documents:
         packed.read += 1
         text = trim(document["text"])
-        why = flaw(text) or ("test item" if leaks.found(text) else None) or ("near-duplicate" if repeats.seen(text) else None)
+        why = flaw(text) or ("test item" if leaks.found(text) else None)
+        why = why or ("near-duplicate" if repeats.seen(text) else None)
         if why:
             packed.dropped[why] += 1
         else:
             packed.records.append({**document, "text": text})
     if not packed.records:
-        raise MatchedNothing(f"corpus: none of {packed.read} documents is left; write more shards with python -m efface.llm.corpus.write")
+        raise MatchedNothing(f"corpus: none of {packed.read} documents is left; {_MORE}")
     return packed
 
 
-def pack_pool(documents: Iterable[Record], leaks: Leaks, names: Names, taken: Sequence[str], least: dict[str, int] | None = None) -> Packed:
+def pack_pool(
+    documents: Iterable[Record],
+    leaks: Leaks,
+    names: Names,
+    taken: Sequence[str],
+    least: Mapping[str, int] = LEAST,
+) -> Packed:
     """Sentences and requests, split by subject.
 
     Args:
@@ -97,9 +103,9 @@ def pack_pool(documents: Iterable[Record], leaks: Leaks, names: Names, taken: Se
                 packed.records.append({**document, "text": sentence, "split": split_of[subject], "kind": "sentence"})
     packed.records = _with_requests(packed.records, split_of, names)
     counts = Counter(r["split"] for r in packed.records)
-    short = {s: f"{counts[s]} of {n}" for s, n in (least or LEAST).items() if counts[s] < n}
+    short = [f"{s} {counts[s]} of {n}" for s, n in least.items() if counts[s] < n]
     if short:
-        raise InputError(f"pool: too few texts ({short}); write more pool shards with python -m efface.llm.corpus.write --pool N")
+        raise InputError(f"pool: too few texts ({', '.join(short)}); {_MORE} --pool N")
     return packed
 
 
@@ -177,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     concepts = [Concept.load(name) for name in sorted(packaged_concepts())]
     if not concepts:
-        raise MatchedNothing("no packaged concepts: build them first (python -m efface.llm.concepts.build), their test items must be kept out")
+        raise MatchedNothing(
+            "no packaged concepts, whose test items to keep out: run python -m efface.llm.concepts.build"
+        )
     leaks, names, count = Leaks(concepts), Names(concepts), token_counter(options.tokenizer)
     packed = {"corpus": pack_corpus(shards(options.shards, "corpus"), leaks)}
     taken = [r["text"] for r in packed["corpus"].records]
@@ -188,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = {name: compressed(part.records) for name, part in packed.items()}
     for name, data in files.items():
         write_bytes(options.out / f"{name}.jsonl.zst", data)
-        log.info("%s: %d of %d kept, dropped %s", name, len(packed[name].records), packed[name].read, dict(packed[name].dropped))
+        part = packed[name]
+        log.info("%s: %d texts of %d read; dropped %s", name, len(part.records), part.read, dict(part.dropped))
     write_text(options.out / "README.md", readme(packed, {n: len(d) for n, d in files.items()}, leaks.n, count))
     return 0
 

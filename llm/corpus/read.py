@@ -45,7 +45,9 @@ def records(name: str) -> Iterator[dict[str, str]]:
     package = __package__ or "efface.llm.corpus"
     path = files(package) / "data" / f"{name}.jsonl.zst"
     if not path.is_file():
-        raise InputError(f"{package}: data/{path.name} is missing from this installation; reinstall it, or run python -m {package}.pack")
+        raise InputError(
+            f"{package}: data/{path.name} is missing; reinstall the package, or run python -m {package}.pack"
+        )
     try:
         with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
             for line in io.TextIOWrapper(stream, encoding="utf-8"):

@@ -75,7 +75,7 @@ def load(folder: Path) -> SAE:
             )
         tensors["threshold"] = threshold[0]
     sae = assemble(cfg, tensors, str(weights), card)
-    fingerprint.check(sae, card.get("fingerprint", {}), str(folder))
+    fingerprint.check(sae, card.get("fingerprint") or {}, str(folder))
     return sae
 
 

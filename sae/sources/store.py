@@ -20,7 +20,8 @@ SHARD = 2**16
 class ActivationStore:
     """A folder of activations as a source: shards in random order, mixed through a buffer of two shards.
 
-    Every pass has another order. Memory is about three shards, whatever the size of the store. A shard's digest is checked whenever it is read.
+    Every pass has another order. Memory is about three shards, whatever the size of the store. A shard's digest is
+    checked whenever it is read.
 
     Args:
         folder: What `ActivationStore.write` made.

@@ -72,15 +72,18 @@ def test_stacked_edits_do_not_depend_on_order(dtype: torch.dtype) -> None:
     host = tiny_host(dtype=dtype)
     before = bits(host)
     a, b, c = (weights_edit(host, s) for s in (1, 2, 3))
-    a.apply_(host), b.apply_(host), c.apply_(host)
+    for edit in (a, b, c):
+        edit.apply_(host)
     all_three = bits(host)
     b.undo_(host)
     without_b = bits(host)
     assert not same(without_b, all_three)
-    a.undo_(host), c.undo_(host)
+    for edit in (a, c):
+        edit.undo_(host)
     assert same(bits(host), before)
     assert not overlay_of(host).base
-    c.apply_(host), a.apply_(host)
+    for edit in (c, a):
+        edit.apply_(host)
     assert same(bits(host), without_b)
     with b.applied(host):
         assert same(bits(host), all_three)

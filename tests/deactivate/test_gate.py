@@ -32,7 +32,8 @@ def dog_gate(host: Host, fpr: float = 0.0) -> Gate:
     table = host.model.get_input_embeddings().weight.detach()  # type: ignore[union-attr]
     ids = [i for w in (" dog", " puppy", " bark") for i in host.tokenizer(w)["input_ids"][-1:]]
     with torch.no_grad():
-        sae.b_dec.zero_(), sae.W_enc.zero_()
+        sae.b_dec.zero_()
+        sae.W_enc.zero_()
         sae.W_enc[:, 0] = table[ids].mean(0) / table[ids].mean(0).norm()
         sae.b_enc.fill_(-0.35)
     return Gate([GateSource(sae, (0,))]).calibrated(host, DOGS, REST, ["the cat and the horse"], fpr=fpr)

@@ -303,7 +303,7 @@ def test_search_prunes_only_what_an_outcome_settles():
 def test_fit_finds_filters_searches_and_lowers_the_margin():
     host = trained_host()
     saes = [planted_sae(host, layer) for layer in (0, 1)]
-    config = PiscesConfig(n_features=3, search=True, grid_mu=(1.0, 4.0), grid_tau=(0.5, 0.2), n_probe=6, max_text_harm=1.0, max_neighbour_harm=1.0)
+    config = PiscesConfig(n_features=3, search=True, grid_mu=(1.0, 4.0), grid_tau=(0.5, 0.2), n_probe=6, probe_mu=4.0, max_text_harm=1.0, max_neighbour_harm=1.0)
     edit = fit(host, [magic()], config=config, saes=saes)
     (found,) = edit.evidence["concepts"]
     assert any(f["id"] == 0 for f in found["features"])
@@ -317,13 +317,20 @@ def test_fit_finds_filters_searches_and_lowers_the_margin():
     assert fit(host, [magic()], config=config, saes=saes).digest == edit.digest
 
 
+def test_an_edit_is_not_left_to_features_that_do_not_detect():
+    host = trained_host()
+    config = PiscesConfig(n_probe=4, max_text_harm=-1.0)
+    with pytest.raises(MatchedNothing, match="probe_mu"):
+        fit(host, [magic()], config=config, saes=[planted_sae(host)])
+
+
 def trained_host():
     """A tiny host that knows the concept's and the neighbours' items."""
     host, concept = tiny_host(hidden_size=64), magic()
     items = [q for pool in (concept.questions, concept.neighbour_questions) for split in pool.values() for q in split]
     texts = [f"{q.q} {q.answer}" for q in items] + [t for s in concept.general.values() for t in s]
     optimizer = torch.optim.AdamW(host.model.parameters(), 5e-3)
-    for _ in range(40):
+    for _ in range(25):
         optimizer.zero_grad()
         host.loss(texts).backward()
         optimizer.step()

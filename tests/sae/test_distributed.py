@@ -15,7 +15,7 @@ import torch
 from efface.base.files import load_tensors
 from efface.sae import SAEConfig, TrainConfig, train
 
-D, BATCH, STEPS = 12, 64, 30
+D, BATCH, STEPS = 12, 64, 16
 SCRIPT = """
 import json, sys
 import torch
@@ -44,7 +44,7 @@ def job(architecture, out, **options):
         "warmup": 5,
         "dead_window": 128,
         "auxk_coef": 0.5,
-        "log_every": 10,
+        "log_every": 8,
         "clip": 0.05,
     }
     return {"sae": sae, "train": {**run, "normalize_vectors": 256, **options}, "out": str(out)}

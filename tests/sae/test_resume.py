@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     cfg, items = sae_config("batchtopk"), parts()
     train(cfg, items, config(), out=tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(cfg, Stopping(items, 18), config(checkpoint_every=7), out=tmp_path / "cut")
+        train(cfg, Stopping(items, 10), config(checkpoint_every=7), out=tmp_path / "cut")
     folders = sorted((tmp_path / "cut" / "checkpoints").iterdir(), key=lambda p: int(p.name.split("-")[1]))
     assert len(folders) == 2
     tensors = folders[-1] / "state.safetensors"

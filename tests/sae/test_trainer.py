@@ -52,7 +52,7 @@ def test_learning_rate_rises_stays_and_falls():
     rates = [learning_rate(s, 100, 2.0, 10, 0.2) for s in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9:80] == [2.0] * 71
-    assert all(a > b > 0 for a, b in itertools.pairwise(rates))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates[79:]))
     assert rates[-1] == pytest.approx(2.0 / 21)
     assert [ramp(s, 0) for s in range(2)] == [1.0, 1.0]
     with pytest.raises(InputError, match="step"):
@@ -94,7 +94,7 @@ def test_200_steps_leave_the_l0_asked_for(tmp_path, architecture):
 def test_the_other_architectures_learn(tmp_path, architecture):
     x, _ = planted()
     options = {"jumprelu": {"threshold_init": 0.05, "bandwidth": 0.1}}.get(architecture, {})
-    train(sae_config(architecture, **options), stream(x), config(l1=3e-3), out=tmp_path / "s")
+    train(sae_config(architecture, **options), stream(x), config(steps=120, lr=1e-2, l1=3e-3), out=tmp_path / "s")
     lines, metrics = log(tmp_path / "s"), card(tmp_path / "s")["metrics"]
     assert lines[-1]["losses/mse_loss"] < 0.5 * lines[0]["losses/mse_loss"]
     assert metrics["fvu"] < 0.35
@@ -102,10 +102,10 @@ def test_the_other_architectures_learn(tmp_path, architecture):
 
 
 def test_planted_features_come_back_and_few_are_dead(tmp_path):
-    x, directions = planted(40_000)
-    sae = train(sae_config("batchtopk", d_sae=N), stream(x), config(steps=400), out=tmp_path / "s")
+    x, directions = planted(40_000, active=2)
+    sae = train(sae_config("batchtopk", d_sae=N, k=2), stream(x), config(lr=2e-2), out=tmp_path / "s")
     cosine = torch.nn.functional.normalize(sae.W_dec, dim=1) @ directions.T
-    assert cosine.max(0).values.mean().item() > 0.85
+    assert cosine.max(0).values.mean().item() > 0.95
     assert card(tmp_path / "s")["metrics"]["dead_share"] < 0.01
     first = torch.nn.functional.normalize(SAE(sae.cfg).W_dec, dim=1) @ directions.T
     assert first.max(0).values.mean().item() < 0.8

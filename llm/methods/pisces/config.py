@@ -75,7 +75,11 @@ class PiscesConfig:
     other_model: bool = False
     """Accept SAEs trained on another model, as the authors use a base model's on its instruction-tuned version."""
     filters: bool = True
-    """Drop features whose edit alone, at tau 0.9 and mu 16, raises the concept's tokens or harms neighbours or neutral text."""
+    """Drop features whose edit alone, at probe_tau and probe_mu, raises the concept's tokens or harms neighbours or neutral text."""
+    probe_tau: float = 0.9
+    """Row threshold of the filters' trial edits (the authors')."""
+    probe_mu: float = 16.0
+    """Strength of the filters' trial edits (the authors', for both of their models)."""
     max_neighbour_harm: float = 0.02
     """Filter a: largest fall of the mean probability of the neighbours' tokens."""
     max_text_harm: float = 0.02
@@ -100,7 +104,7 @@ class PiscesConfig:
     """Order of the search and choice of texts."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "mu"):
+        for name in ("tau", "mu", "probe_tau", "probe_mu"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be a number >= 0, {getattr(self, name)} found")
         for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast"):

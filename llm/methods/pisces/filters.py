@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ....deactivate.concept import Concept
     from ...host import Host
 
-PROBE_TAU, PROBE_MU = 0.9, 16.0
-"""The authors' filter probe, for both of their models."""
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -90,26 +87,26 @@ def filtered(
     Features are probed a layer at a time from the layer's input on, as many as could still be needed.
 
     Raises:
-        MatchedNothing: None passes.
+        MatchedNothing: None that detects the concept passes; those at whose negative end its tokens lie are no edit by themselves.
     """
     kept: list[FeatureEvidence] = []
     dropped: list[FeatureEvidence] = []
     queue = list(ranked)
     while queue and len(kept) < wanted:
         batch, queue = queue[: wanted - len(kept)], queue[wanted - len(kept) :]
-        for e in _probed(judges, batch, problem):
+        for e in _probed(judges, batch, problem, config):
             (dropped if _verdict(e, config) else kept).append(e)
-    if not kept:
+    if all(e.direction == "suppress_negative" for e in kept):
         raise MatchedNothing(
-            f"none of {len(ranked)} candidate features passes the filters ({_verdict(dropped[0], config)}, for the first); "
-            "loosen max_neighbour_harm or max_text_harm, or set filters=false"
+            f"no feature that detects the concept passes the filters ({_verdict(dropped[0], config)}, for the first of {len(dropped)}); "
+            "lower probe_mu, loosen max_neighbour_harm or max_text_harm, or set filters=false"
         )
     position = {(e.hook_point, e.id): i for i, e in enumerate(ranked)}
     return sorted(kept, key=lambda e: position[e.hook_point, e.id]), dropped
 
 
 def _probed(
-    judges: Judges, batch: Sequence[FeatureEvidence], problem: Callable[[FeatureEvidence], LayerProblem]
+    judges: Judges, batch: Sequence[FeatureEvidence], problem: Callable[[FeatureEvidence], LayerProblem], config: PiscesConfig
 ) -> list[FeatureEvidence]:
     out: list[FeatureEvidence] = []
     for layer in sorted({e.layer for e in batch}):
@@ -117,7 +114,7 @@ def _probed(
             base = judges.measure()
             for e in (e for e in batch if e.layer == layer):
                 p = problem(e)
-                with trial(judges.host, {layer: (p.Q(PROBE_TAU, PROBE_MU), p.D)}):
+                with trial(judges.host, {layer: (p.Q(config.probe_tau, config.probe_mu), p.D)}):
                     out.append(dataclasses.replace(e, effects=_effects(judges.measure(), base)))
     return out
 

@@ -19,8 +19,8 @@ def models(as_json: o.Json = False) -> None:
     from ..llm.models import list_models
 
     rows = list_models()
-    keys = ["name", "source", "size", "licence", "cached"]
-    o.emit({"models": rows}, o.table(keys, [[str(r.get(k, "")) for k in keys] for r in rows]), as_json)
+    cells = [[str(r["name"]), f"{int(r['size']) / 2**20:,.0f} MiB", "yes" if r["cached"] else "no", str(r["licence"])] for r in rows]
+    o.emit({"models": rows}, o.table(["name", "size", "cached", "licence"], cells), as_json)
 
 
 def methods(as_json: o.Json = False) -> None:
