@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing
+from .evidence import FeatureConfig, FeatureEvidence, FeatureReport
 from .pools import general_texts, pool_texts
 from .scanning import Scan, check_saes, scan
 from .vocabulary import extreme_tokens, single_tokens, token_strings, tokens_among_extremes
@@ -22,88 +22,7 @@ if TYPE_CHECKING:
 Scans = dict[tuple[str, str], dict[str, Scan]]
 """(pool, split) -> hook point -> scan."""
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """How candidates are found and ranked."""
-
-    topk: int = 30
-    """How many promoted and suppressed tokens of a feature are searched for the concept's tokens."""
-    minmatch: int = 1
-    """How many of the concept's tokens must be among them."""
-    min_rho: float = 2.0
-    """Least ratio of activation per token on the concept to that on neighbours and on general text."""
-    n_contrast: int = 100
-    """How many features the activation contrast nominates a hook point."""
-    texts: int = 200
-    """At most so many texts of each pool and split are read."""
-    min_auroc: float = 0.6
-    """Least AUROC of a feature in the set that is judged together (the first feature is always in it)."""
-    fpr: float = 0.01
-    """False-positive rate on `validation` at which false triggers on `test` are reported."""
-    seed: int = 0
-    """Choice of texts where a pool has more."""
-
-
-@dataclass(frozen=True)
-class FeatureEvidence:
-    """One feature and why it is thought to carry the concept."""
-
-    hook_point: str
-    id: int
-    direction: Literal["suppress_positive", "suppress_negative"]
-    """The end of the feature's direction at which the concept sits."""
-    source: Literal["vocabulary", "contrast", "both", "given"]
-    matched: tuple[str, ...]
-    """The concept's tokens among the promoted (or, at the negative end, suppressed) ones."""
-    promoted: tuple[str, ...]
-    suppressed: tuple[str, ...]
-    fired: int | None
-    """Tokens of the concept's `train` texts on which it is active (None, as the next two, where the texts were not read)."""
-    delta_phi: float | None
-    """Firings on the concept minus those on as many tokens of control text (the larger of neighbours and general)."""
-    rho: float | None
-    """Activation per token on the concept over that on control text (the larger of the two)."""
-    auroc: dict[str, float | None]
-    """Of its maximum in a text as a detector, target against neighbours and general, a split."""
-    effects: dict[str, float] = field(default_factory=dict)
-    """What the filters measured, where they ran."""
-
-    @property
-    def layer(self) -> int:
-        """Layer number of the hook point."""
-        return int(self.hook_point.split(".")[1])
-
-    @property
-    def score(self) -> float:
-        """What features are ranked by: AUROC on `validation` (`train` where there is none); negative-end features come last."""
-        best = self.auroc.get("validation")
-        best = self.auroc.get("train") if best is None else best
-        return (0.5 if best is None else best) - (1.0 if self.direction == "suppress_negative" else 0.0)
-
-
-@dataclass(frozen=True)
-class FeatureReport:
-    """Ranked features of a concept, and how well the first of them detect it together."""
-
-    concept: str
-    host: str
-    features: tuple[FeatureEvidence, ...]
-    split_tokens: tuple[str, ...]
-    """Tokens of the concept that this tokenizer splits, so that the vocabulary cannot be searched for them."""
-    n_set: int = 0
-    """How many of the first features the set below holds."""
-    set_auroc: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """Split -> `all`, `neighbours`, `general`: AUROC of the set's summed, scaled maxima against that pool."""
-    threshold: float | None = None
-    """Set score at the stated false-positive rate on `validation`."""
-    triggers: dict[str, float] = field(default_factory=dict)
-    """Share of `test` texts over the threshold: `target` (recall), `neighbours`, `general`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
+__all__ = ["FeatureConfig", "FeatureEvidence", "FeatureReport", "auroc", "features"]
 
 
 def auroc(positive: Float[Tensor, "p r"], negative: Float[Tensor, "q r"]) -> Float[Tensor, " r"]:
@@ -133,6 +52,10 @@ def features(
     is projected on those that do, only.
 
     Args:
+        host: The model.
+        concept: What to look for.
+        saes: At least one, of different hook points.
+        config: Settings.
         splits: Which splits are read; a fitter leaves out `test`.
         n_set: How many of the first features are judged as a set.
         other_model: Accept SAEs trained on another model (a base model's on its chat version).
@@ -238,7 +161,7 @@ def _candidates(
 
 
 def _contrast(target: Scan, controls: list[Scan]) -> tuple[Tensor, Tensor, Tensor]:
-    """phi on the concept, Delta phi and rho against the stronger control, per token (CRISP, arXiv:2508.13650; pisces.md 3.4)."""
+    """Firings on the concept, Delta phi and rho against the stronger control, per token (CRISP, arXiv:2508.13650; pisces.md 3.4)."""
     phi = target.fired.double()
     mean = target.total / target.n_tokens
     other_phi, other_mean = torch.zeros_like(phi), torch.zeros_like(mean)

@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..base.errors import InputError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -68,7 +66,7 @@ def tokens_among_extremes(
     top = torch.ones(r, len(tokens), dtype=torch.bool, device=directions.device)
     bottom = top.clone()
     own = directions @ unembedding[:, tokens]
-    for stride in (16, 4, 1) if V >= 64 * k else (1,):
+    for stride in (16, 4, 1) if 64 * k <= V else (1,):
         alive = (top | bottom).any(1).nonzero()[:, 0]
         part = unembedding[:, ::stride].contiguous() if stride > 1 else unembedding
         above, below = _ranks(directions[alive], part, own[alive])
@@ -107,13 +105,5 @@ def single_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) ->
 
 
 def token_strings(tokenizer: "PreTrainedTokenizerBase", ids: Int[Tensor, " n"]) -> list[str]:
-    """Each id decoded alone, so that leading spaces show.
-
-    Raises:
-        InputError: An id outside the vocabulary.
-    """
-    if ids.numel() and int(ids.max()) >= len(tokenizer):
-        return [tokenizer.decode([i]) if i < len(tokenizer) else f"<{i}>" for i in ids.tolist()]
-    if ids.numel() and int(ids.min()) < 0:
-        raise InputError("token ids must be >= 0")
-    return [tokenizer.decode([i]) for i in ids.tolist()]
+    """Each id decoded alone, so that leading spaces show; `<id>` for rows of the unembedding that are no token."""
+    return [tokenizer.decode([i]) if i < len(tokenizer) else f"<{i}>" for i in ids.tolist()]

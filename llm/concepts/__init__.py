@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 from ... import __version__ as _version
 
 if TYPE_CHECKING:
-    from .assign import Splits, assign
-    from .parse import Item, Source, parse
+    from .parsing import Item, Source, parse
     from .screen import ScoreCache, credits, screened
+    from .splitting import Splits, assign
 
 __all__ = ["Item", "ScoreCache", "Source", "Splits", "assign", "credits", "parse", "screened"]
 __version__ = _version
 
 _HOMES = {
-    "Item": "parse",
-    "Source": "parse",
-    "parse": "parse",
-    "Splits": "assign",
-    "assign": "assign",
+    "Item": "parsing",
+    "Source": "parsing",
+    "parse": "parsing",
+    "Splits": "splitting",
+    "assign": "splitting",
     "ScoreCache": "screen",
     "credits": "screen",
     "screened": "screen",

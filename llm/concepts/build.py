@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from ...base.errors import InputError, UnknownName
 from ...base.files import cache_dir, write_text
 from ..evaluation.scoring import TEMPLATES
-from .assign import Splits, assign
-from .parse import Item, Source, parse
+from .parsing import Item, Source, parse
 from .screen import SCREENING, ScoreCache, credits, screened
+from .splitting import Splits, assign
 
 if TYPE_CHECKING:
     from ..host import Host

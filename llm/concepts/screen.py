@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...base.errors import ArtefactError, NumericsError
 from ...base.files import digest, write_text
 from ...deactivate.evaluation.statistics import tie_credit
-from .parse import Item
+from .parsing import Item
 
 if TYPE_CHECKING:
     from ..host import Host

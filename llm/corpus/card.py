@@ -44,7 +44,7 @@ def readme(parts: dict[str, Packed], sizes: dict[str, int], n_items: int, count:
         lines += _corpus(part) if name == "corpus" else _pool(part)
         dropped = ", ".join(f"{why} {n:,}" for why, n in part.dropped.most_common())
         lines += ["", f"Dropped, of {part.read:,} read: {dropped or 'nothing'}.", ""]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _figures(part: Packed, size: int, count: CountTokens) -> list[str]:
@@ -66,9 +66,9 @@ def _figures(part: Packed, size: int, count: CountTokens) -> list[str]:
 def _corpus(part: Packed) -> list[str]:
     areas = Counter(r["area"] for r in part.records)
     return [
-        "Keys `text`, `area`, `topic`. Documents end with a finished sentence and have at least"
-        f" {LEAST_WORDS} words; at least {LEAST_DISTINCT:.0%} of a document's 4-grams are distinct, and",
-        f"it shares at most {OVERLAP:.0%} of its {SHINGLE}-word shingles with any earlier one.",
+        "Keys `text`, `area`, `topic`. Documents end with a finished sentence and have at least",
+        f"{LEAST_WORDS} words; at least {LEAST_DISTINCT:.0%} of a document's 4-grams are distinct, and it",
+        f"shares at most {OVERLAP:.0%} of its {SHINGLE}-word shingles with any earlier one.",
         "",
         f"Areas: {', '.join(f'{a} {n:,}' for a, n in areas.most_common())}.",
     ]

@@ -67,7 +67,7 @@ def _false_end(text: str, at: int) -> bool:
         return False
     before = re.search(r"\S*$", text[:at])
     word = (before[0] if before else "").lstrip("(\"'“*").casefold()
-    initial = len(word) == 1 and word.isalpha() and word != "i"
+    initial = len(word) == 1 and word.isalpha()
     at_line_start = text[: at - len(word)].rpartition("\n")[2].strip(' *"-(') == ""
     return bool(_ABBREVIATIONS.fullmatch(word)) or initial or (word.isdigit() and at_line_start)
 

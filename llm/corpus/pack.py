@@ -75,7 +75,7 @@ def pack_pool(
     leaks: Leaks,
     names: Names,
     taken: Sequence[str],
-    least: Mapping[str, int] = LEAST,
+    least: Mapping[str, int] | None = None,
 ) -> Packed:
     """Sentences and requests, split by subject.
 
@@ -84,7 +84,7 @@ def pack_pool(
         leaks: Test items; sentences that hold one are dropped.
         names: Words of packaged concepts; sentences and requests that hold one are dropped: they are no negatives.
         taken: Corpus documents; their sentences are not used again.
-        least: Texts that a split must have.
+        least: Texts that a split must have; `LEAST` where it is None.
 
     Raises:
         InputError: A split has fewer.
@@ -103,7 +103,7 @@ def pack_pool(
                 packed.records.append({**document, "text": sentence, "split": split_of[subject], "kind": "sentence"})
     packed.records = _with_requests(packed.records, split_of, names)
     counts = Counter(r["split"] for r in packed.records)
-    short = [f"{s} {counts[s]} of {n}" for s, n in least.items() if counts[s] < n]
+    short = [f"{s} {counts[s]} of {n}" for s, n in (LEAST if least is None else least).items() if counts[s] < n]
     if short:
         raise InputError(f"pool: too few texts ({', '.join(short)}); {_MORE} --pool N")
     return packed
@@ -172,7 +172,7 @@ def token_counter(folder: Path | None) -> CountTokens:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module's docstring."""
+    """Command line; see the module's docstring. Returns 1 where the pool is too small: the corpus alone is written."""
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--shards", type=Path, required=True)
     args.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "data")
@@ -189,17 +189,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     leaks, names, count = Leaks(concepts), Names(concepts), token_counter(options.tokenizer)
     packed = {"corpus": pack_corpus(shards(options.shards, "corpus"), leaks)}
     taken = [r["text"] for r in packed["corpus"].records]
-    if any(options.shards.glob("pool-*.jsonl")):
+    try:
         packed["pool"] = pack_pool(shards(options.shards, "pool"), leaks, names, taken)
-    else:
-        log.warning("no pool-*.jsonl in %s: the pool is left as it is", options.shards)
+    except InputError as e:
+        log.error("%s; the corpus alone is packed", e)
     files = {name: compressed(part.records) for name, part in packed.items()}
     for name, data in files.items():
         write_bytes(options.out / f"{name}.jsonl.zst", data)
         part = packed[name]
         log.info("%s: %d texts of %d read; dropped %s", name, len(part.records), part.read, dict(part.dropped))
     write_text(options.out / "README.md", readme(packed, {n: len(d) for n, d in files.items()}, leaks.n, count))
-    return 0
+    return 0 if "pool" in packed else 1
 
 
 if __name__ == "__main__":

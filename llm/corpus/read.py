@@ -1,6 +1,5 @@
 """Reads the embedded corpus and the general pool."""
 
-import io
 import json
 from collections.abc import Iterator
 from importlib.resources import files
@@ -48,9 +47,8 @@ def records(name: str) -> Iterator[dict[str, str]]:
         raise InputError(
             f"{package}: data/{path.name} is missing; reinstall the package, or run python -m {package}.pack"
         )
-    try:
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                yield json.loads(line)
+    try:  # in one piece: a stream would end early in a truncated file and not say so
+        lines = zstandard.ZstdDecompressor().decompress(path.read_bytes()).decode().strip("\n").split("\n")
+        yield from map(json.loads, lines)
     except (zstandard.ZstdError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise ArtefactError(f"{path} is damaged ({e}); reinstall the package") from None

@@ -81,7 +81,7 @@ class RelearnCurve:
         return {**asdict(self), "area": self.area}
 
 
-def relearn(host: "Host", concept: "Concept", mode: Mode, config: RelearnConfig | None = None, split: str = "test") -> RelearnCurve:
+def relearn(host: "Host", concept: "Concept", mode: str, config: RelearnConfig | None = None, split: str = "test") -> RelearnCurve:
     """Fine-tunes the host as it stands (edits in force stay in force) on `concept.relearn`, and puts its weights back.
 
     Raises:
@@ -89,7 +89,7 @@ def relearn(host: "Host", concept: "Concept", mode: Mode, config: RelearnConfig 
         MatchedNothing: Every paragraph, or every question, was left out.
     """
     config = config or RelearnConfig()
-    if mode not in ("full", "lora"):
+    if mode != "full" and mode != "lora":
         raise InputError(f"relearn: mode must be full or lora, {mode!r} found")
     texts, questions, counts = split_answers(concept.require("relearn"), concept.require("questions", split), config.drop)
     rows = _budget([cut_text(host, t, config.length) for t in texts], host, config)

@@ -106,6 +106,8 @@ def score_questions(
     """Scores every option of every question: mean log-probability of its tokens after the form's template, one space between.
 
     Args:
+        host: As it stands, edits included.
+        questions: At least one.
         form: `question` or `cloze`.
         concept: Whose tokens and train texts decide which items are `suppressed`; none: no item is.
         extra: Further suppressed words, such as tokens that the edited features promote.

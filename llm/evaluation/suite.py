@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def evaluate(
     host: "Host",
     edits: "Sequence[Edit]",
     concept: "Concept",
-    split: Split = "validation",
+    split: str = "validation",
     *,
     saes: "Sequence[SAE]" = (),
     config: SuiteConfig | None = None,
@@ -89,12 +89,12 @@ def evaluate(
         InputError: The concept has no questions in the split.
         UnknownName: An unknown split.
     """
-    if split not in ("train", "validation", "test"):
-        raise UnknownName("split", split, ("train", "validation", "test"))
+    if split not in get_args(Split):
+        raise UnknownName("split", split, get_args(Split))
     config = config or SuiteConfig()
     concept.require("questions", split)
     looks = count_look(cache_dir() / "looks", concept.digest, split)
-    ground = _ground(host, concept, split, config)
+    ground = _ground(host, concept, cast(Split, split), config)
     card = _card(host, ground, looks)
     base = ground.measure(host)
     run = _Run(host, ground, base, edits, relearn_config or RelearnConfig())
@@ -128,7 +128,7 @@ def _ground(host: "Host", concept: "Concept", split: Split, config: SuiteConfig)
 
 def _card(host: "Host", ground: _Ground, looks: int) -> ProtocolCard:
     concept, config = ground.concept, ground.config
-    asked = {"concept": concept.digest, "templates": TEMPLATES, "texts": {k: v for k, v in ground.texts.items()}}
+    asked = {"concept": concept.digest, "templates": TEMPLATES, "texts": ground.texts}
     extra = {k: v for k, v in asdict(config).items() if k not in ("seed", "relearn", "draws")}
     return ProtocolCard(
         suite="language", host=host.name, host_digest=host.digest, concept=concept.name, prompts_digest=digest(asked),

@@ -22,7 +22,7 @@ class TextFigures:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-likelihood a token."""
+        """Exponential of the mean negative log-likelihood a token."""
         return math.exp(sum(self.nll) / sum(self.tokens))
 
     @property

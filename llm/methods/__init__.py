@@ -1,5 +1,3 @@
 """Erasers for language models, one folder a method; the registry in `efface.deactivate` names them."""
 
-from ... import __version__ as _version
-
-__all__: list[str] = []
+from ... import __version__ as __version__

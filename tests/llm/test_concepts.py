@@ -9,9 +9,9 @@ from efface.base.errors import ArtefactError, InputError, UnknownName
 from efface.deactivate.concept import Concept, packaged_concepts
 from efface.llm.concepts import Item, ScoreCache, Source, assign, credits, parse, screened
 from efface.llm.concepts import build as building
-from efface.llm.concepts.assign import holds
 from efface.llm.concepts.build import build, sources
 from efface.llm.concepts.screen import SCREENING
+from efface.llm.concepts.splitting import holds
 from efface.llm.evaluation.scoring import Suppressed
 
 SOURCE = """# name: Owls: a test
@@ -45,7 +45,7 @@ def write(folder: Path, text: str) -> Path:
 def made(n_items: int = 200, n_near: int = 100, n_sentences: int = 180, shared: str = "") -> Source:
     items = tuple(Item(f"The w{i} is a", f"a{i // 2}", (f"x{i}", "soup")) for i in range(n_items))
     near = tuple(Item(f"The n{i} is a", f"b{i}", (f"y{i}", "soup")) for i in range(n_near))
-    texts = tuple(f"Sentence {i} speaks of A{i % 50}.{shared}" for i in range(n_sentences))
+    texts = tuple(f"Sentence {i} speaks of A{i % 100}.{shared}" for i in range(n_sentences))
     return Source("Made", "topic", ("a7", "owl"), ("one", "two"), ("none",), items, near, texts, texts, ("Read it.",))
 
 
@@ -75,7 +75,11 @@ def test_a_wrong_source_is_refused_by_line(tmp_path: Path, old: str, new: str, s
 
 def test_screening_keeps_what_every_host_answers() -> None:
     hosts = [tiny_host("llama"), tiny_host("gpt2")]
-    items = [Item(f"The {w} sees the", a, (b,)) for w in ("owl", "cat", "king", "boy") for a, b in [("moon", "sun"), ("sun", "moon")]]
+    items = [
+        Item(f"The {w} sees the", a, (b,))
+        for w in ("owl", "cat", "king", "boy")
+        for a, b in [("moon", "sun"), ("sun", "moon")]
+    ]
     kept = screened(hosts, items, ScoreCache(None))
     right = [credits(h, items, SCREENING, ScoreCache(None)) for h in hosts]
     assert kept == [i for i, *r in zip(items, *right, strict=True) if r == [1, 1]]
@@ -109,7 +113,9 @@ def test_half_of_the_test_answers_stand_in_no_train_text() -> None:
     assert len(unseen) >= 70
     train = [*splits.sentences["train"], *(f"{i.q} {i.options}" for i in splits.items["train"])]
     assert not any(holds(t, splits.reserved) for t in train)
-    assert any(holds(t, splits.reserved) for t in splits.sentences["test"])  # the control: they are not absent everywhere
+    assert any(
+        holds(t, splits.reserved) for t in splits.sentences["test"]
+    )  # the control: they are not absent everywhere
     assert "a7" not in splits.reserved  # a token
     assert assign(source, source.items, source.neighbour_items) == splits
 
@@ -133,16 +139,36 @@ def test_too_little_material_is_an_error(source: Source, says: str) -> None:
         assign(source, source.items, source.neighbour_items)
 
 
-def test_a_built_file_loads_as_a_concept(tmp_path: Path) -> None:
-    words = "owl cat dog horse king queen boy girl moon sun river tree wolf fish star book song road ship fire".split()
+def test_a_built_file_loads_as_a_concept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "screened", lambda hosts, items, cache: list(items)[:150])
+    words = [
+        "owl",
+        "cat",
+        "dog",
+        "horse",
+        "king",
+        "queen",
+        "boy",
+        "girl",
+        "moon",
+        "sun",
+        "river",
+        "tree",
+        "wolf",
+        "fish",
+        "star",
+        "book",
+        "song",
+    ]
     pairs = [(a, b) for a in words for b in words if a != b]
     items = [f"The {a} and the {b} see the | stone | bread" for a, b in pairs]
     near = [f"A {a} or a {b} likes the | milk | coffee" for a, b in pairs]
     answers = ("sword", "wand", "gold", "castle", "snow", "tea")
     items = [i.replace("stone", answers[n % 6]) for n, i in enumerate(items)]
     texts = "\n".join(f"The {a} sees the {b}: yes." for a, b in pairs)
-    path = write(tmp_path, "\n".join([SOURCE.split("==")[0], "== items ==", *items, "== neighbour items ==", *near, "== sentences ==", texts,
-                                      "== neighbour sentences ==", texts.replace("The", "A"), "== relearn ==", "Read: it."]))  # fmt: skip
+    parts = ["== items ==", *items, "== neighbour items ==", *near, "== sentences ==", texts]
+    parts += ["== neighbour sentences ==", texts.replace("The", "A"), "== relearn ==", "Read: it."]
+    path = write(tmp_path, "\n".join([SOURCE.split("==")[0], *parts]))
     hosts = [tiny_host("llama")]
     text = build(path, hosts, hosts, ScoreCache(None))
     assert text == build(path, hosts, hosts, ScoreCache(None))

@@ -15,7 +15,14 @@ from efface.llm.methods.pisces import FeatureRef, PiscesConfig
 from efface.llm.methods.pisces.fit import fit
 from efface.llm.methods.pisces.math import LayerProblem, SignCount, linscale, scales
 from efface.llm.methods.pisces.search import Cell, prunes
-from efface.llm.methods.pisces.surgery import PrefixCache, activation_signs, layer_problem, saes_by_layer, trial, value_vectors
+from efface.llm.methods.pisces.surgery import (
+    PrefixCache,
+    activation_signs,
+    layer_problem,
+    saes_by_layer,
+    trial,
+    value_vectors,
+)
 from efface.sae import SAE, SAEConfig
 
 GIVEN = PiscesConfig(features=("1:0:+", "1:3:-"), filters=False, tau=0.5, mu=3.0)
@@ -291,13 +298,13 @@ def test_prefix_cache_is_the_whole_forward_to_the_bit(family):
 
 def test_search_prunes_only_what_an_outcome_settles():
     config = PiscesConfig()
-    weak, strong = Cell(0.5, 10, 8, 0.1, 1.0, 1.0, 0.2), Cell(0.5, 10, 8, 0.9, 0.5, 1.0, 0.7)
-    assert prunes(weak, (0.7, 7, 8), config)
-    assert not prunes(weak, (0.3, 7, 8), config)
-    assert not prunes(weak, (0.7, 7, 4), config)
-    assert prunes(strong, (0.3, 18, 8), config)
-    assert not prunes(strong, (0.7, 18, 8), config)
-    assert not prunes(Cell(0.5, 10, 8, 0.9, 0.9, 1.0, 0.9), (0.3, 18, 8), config)
+    weak, strong = Cell(0.5, 10.0, 8, 0.1, 1.0, 1.0, 0.2), Cell(0.5, 10.0, 8, 0.9, 0.5, 1.0, 0.7)
+    assert prunes(weak, (0.7, 7.0, 8), config)
+    assert not prunes(weak, (0.3, 7.0, 8), config)
+    assert not prunes(weak, (0.7, 7.0, 4), config)
+    assert prunes(strong, (0.3, 18.0, 8), config)
+    assert not prunes(strong, (0.7, 18.0, 8), config)
+    assert not prunes(Cell(0.5, 10.0, 8, 0.9, 0.9, 1.0, 0.9), (0.3, 18.0, 8), config)
 
 
 def test_fit_finds_filters_searches_and_lowers_the_margin():

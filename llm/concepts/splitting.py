@@ -9,7 +9,7 @@ from math import ceil
 from typing import TypeVar
 
 from ...base.errors import InputError
-from .parse import Item, Source
+from .parsing import Item, Source
 
 T = TypeVar("T")
 TRAIN, VALIDATION, LEAST_TEST = 30, 30, 60
