@@ -116,7 +116,7 @@ def train_saes(host: "Host", concept: "Concept", out: Path, config: DemoConfig) 
     texts = documents(concept, config.seed)
     held_out = max(config.tokens // 20, 2048)
     for part, n in (("train", config.tokens), ("held_out", held_out)):
-        source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part)
+        source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part, buffer=8192)
         ActivationStore.write(out / "activations" / part, source, n)
     stores = {part: ActivationStore(out / "activations" / part, config.batch, config.seed) for part in ("train", "held_out")}
     training = TrainConfig(steps=config.steps, batch=config.batch, lr=1e-3, warmup=min(50, config.steps // 5), seed=config.seed, checkpoint_every=0)

@@ -17,6 +17,8 @@ TRAIN, VALIDATION, LEAST_TEST = 30, 30, 60
 SENTENCES = {"train": 60, "validation": 40}
 """Target sentences a split; `test` gets the rest. Neighbour sentences likewise, with `NEIGHBOURS`."""
 NEIGHBOURS = {"train": 50, "validation": 40}
+RELEARN = 3
+"""How many sentences a relearn paragraph weighs in the choice of the reserved answers."""
 UNSEEN = 0.55
 """Share of the test items whose answers are reserved: half is promised, the rest is room."""
 
@@ -48,8 +50,9 @@ def holds(text: str, answers: Iterable[str]) -> bool:
 def assign(source: Source, items: Sequence[Item], neighbour_items: Sequence[Item]) -> Splits:
     """Splits of a concept's screened items and of its sentences, the same on every run.
 
-    Answers are reserved in an order that spares train sentences; items and sentences that hold one never go into
-    `train`; `test` gets every item with a reserved answer.
+    Answers are reserved in an order that spares train sentences and relearn paragraphs; items and sentences that hold
+    one never go into `train`; `test` gets every item with a reserved answer. Items that the relearn paragraphs answer
+    go into `train` first, so that few of them are left in `test`.
 
     Raises:
         InputError: Too few items or sentences; says how many are missing.
@@ -64,7 +67,9 @@ def assign(source: Source, items: Sequence[Item], neighbour_items: Sequence[Item
     reserved = _reserve(source, items, ceil(UNSEEN * n_test))
     kept = [i for i in items if i.answer.casefold() in reserved]
     rest = [i for i in items if i.answer.casefold() not in reserved]
-    train = [i for i in rest if not holds(_text(i), reserved)][:TRAIN]
+    told = [i for i in rest if holds(" . ".join(source.relearn), [i.answer])]
+    told += [i for i in rest if i not in set(told)]
+    train = [i for i in told if not holds(_text(i), reserved)][:TRAIN]
     taken = set(train)
     rest = [i for i in rest if i not in taken]
     split_items = {"train": train, "validation": rest[:VALIDATION], "test": [*kept, *rest[VALIDATION:]]}
@@ -85,7 +90,7 @@ def _text(item: Item) -> str:
 def _reserve(source: Source, items: Sequence[Item], wanted: int) -> set[str]:
     """Answers for `wanted` items, those first that cost the fewest sentences and items."""
     counts = Counter(i.answer.casefold() for i in items)
-    texts = [words_of(t) for t in (*source.sentences, *map(_text, items))]
+    texts = [words_of(t) for t in (*source.sentences, *map(_text, items), *source.relearn * RELEARN)]
     cost = {a: sum(words_of(a) in t for t in texts) / n - 1 for a, n in counts.items()}
     order = sorted((a for a in counts if not holds(a, source.tokens)), key=lambda a: cost[a])  # stable: seeded in ties
     reserved: set[str] = set()
