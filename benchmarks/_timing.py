@@ -14,9 +14,7 @@ from pathlib import Path
 import torch
 
 
-def interleaved(
-    contestants: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
+def interleaved(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each contestant in each round, after two rounds that are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 2):

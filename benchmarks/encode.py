@@ -36,9 +36,7 @@ def time_size(size: tuple[int, int, int], k: int, rounds: int) -> dict:
         "top-k": lambda: encode_topk(x, W_enc, b_enc, k),
         "threshold": lambda: encode_threshold(x, W_enc, b_enc, cut),
         "batch top-k": lambda: encode_batch_topk(x, W_enc, b_enc, k),
-        "torch top-k (dense)": lambda: [
-            (part @ W_enc + b_enc).relu().topk(k, dim=1) for part in x.split(rows)
-        ],
+        "torch top-k (dense)": lambda: [(part @ W_enc + b_enc).relu().topk(k, dim=1) for part in x.split(rows)],
     }
     seconds = interleaved(runs, rounds)
     print(f"\n{d_in} -> {d_sae}, {n} vectors, k {k}")
@@ -48,17 +46,13 @@ def time_size(size: tuple[int, int, int], k: int, rounds: int) -> dict:
         _, middle, _ = quartiles(values)
         low, share, high = ratio(seconds["floor"], values)
         rows_out[name] = {"seconds": values, "share_of_floor": (low, share, high)}
-        print(
-            f"{name:22}{middle * 1e3:9.1f}{n / middle:11.0f}{share:12.0%} [{low:.0%}, {high:.0%}]"
-        )
+        print(f"{name:22}{middle * 1e3:9.1f}{n / middle:11.0f}{share:12.0%} [{low:.0%}, {high:.0%}]")
     return {"size": size, "k": k, "rows": rows_out}
 
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", nargs="*", help="d_in x d_sae x vectors, as 768x16384x8192")
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)

@@ -24,9 +24,7 @@ def bare(host: Host, ids: Tensor, mask: Tensor, n: int) -> Tensor:
     base, config = host.base, host.model.config
     x = base.embed_tokens(ids)
     positions = torch.arange(ids.shape[1])[None]
-    causal = create_causal_mask(
-        config=config, inputs_embeds=x, attention_mask=mask, past_key_values=None, position_ids=positions
-    )
+    causal = create_causal_mask(config=config, inputs_embeds=x, attention_mask=mask, past_key_values=None, position_ids=positions)
     shared = {"position_embeddings": base.rotary_emb(x, position_ids=positions), "attention_mask": causal}
     for layer in base.layers[:n]:
         x = layer(x, position_ids=positions, use_cache=False, **shared)

@@ -124,13 +124,9 @@ def quality(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds a size")
-    parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[0, 1, 2], help="which of the sizes"
-    )
+    parser.add_argument("--sizes", type=int, nargs="*", default=[0, 1, 2], help="which of the sizes")
     parser.add_argument("--dead", type=float, default=0.0, help="share of latents held dead")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), help="which peers")
     parser.add_argument("--quality", action="store_true", help="train and compare held-out FVU")
@@ -142,11 +138,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="store results here")
     args = parser.parse_args()
     torch.manual_seed(0)
-    results = (
-        {"quality": quality(args)}
-        if args.quality
-        else {"timings": [time_size(SIZES[i], args) for i in args.sizes]}
-    )
+    results = {"quality": quality(args)} if args.quality else {"timings": [time_size(SIZES[i], args) for i in args.sizes]}
     store(args.json, results)
 
 

@@ -81,9 +81,7 @@ def calibrate(
         raise InputError(f"gate: fpr must lie in [0, 1) and dead_band at or above 0; found {fpr} and {dead_band}")
     pos, neg, near = (_scores(s, n) for s, n in ((target, "target"), (pool, "pool"), (neighbours, "neighbours")))
     if not neg.size:
-        raise MatchedNothing(
-            "gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)"
-        )
+        raise MatchedNothing("gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)")
     silent = float(np.sort(neg)[::-1][min(math.floor(fpr * neg.size + 1e-9), neg.size - 1)])
     # half a band above it at least, so that neither rounding nor another machine makes it fire
     threshold = silent + max(2 * dead_band, np.spacing(abs(silent)) * 4)

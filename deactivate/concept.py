@@ -109,9 +109,7 @@ class Concept:
         raise UnknownName("concept", str(source), packaged, hint)
 
     @classmethod
-    def from_mapping(
-        cls, values: Mapping[str, Any], *, folder: Path | None = None, where: str = "concept"
-    ) -> "Concept":
+    def from_mapping(cls, values: Mapping[str, Any], *, folder: Path | None = None, where: str = "concept") -> "Concept":
         """A concept from what a concept file holds; `{file, field}` entries are looked up in `folder`.
 
         Raises:
@@ -123,9 +121,7 @@ class Concept:
             if key not in KEYS:
                 raise UnknownName(f"key in {where}", str(key), KEYS)
         if values.get("format") != FORMAT:
-            raise InputError(
-                f"{where}: format {values.get('format')!r} is unknown; this version reads `format: {FORMAT}`"
-            )
+            raise InputError(f"{where}: format {values.get('format')!r} is unknown; this version reads `format: {FORMAT}`")
         read = Reader(where, folder)
         name = read.text(values.get("name"), "name")
         kind = read.choice(values.get("kind", "topic"), "kind", KINDS)
@@ -145,9 +141,7 @@ class Concept:
             judge=read.optional(values.get("judge"), "judge"),
         )  # fmt: skip
         if not any(concept.target.values()):
-            raise InputError(
-                f"{where}: the concept is empty: target has no line in any split; add {_HOW['target'] % 'train'}"
-            )
+            raise InputError(f"{where}: the concept is empty: target has no line in any split; add {_HOW['target'] % 'train'}")
         _check_disjoint(concept, where)
         return concept
 
@@ -208,9 +202,7 @@ def _check_disjoint(concept: Concept, where: str) -> None:
     for group, place, line in _lines(concept):
         first = places.setdefault((group, " ".join(line.casefold().split())), place)
         if first != place:
-            raise InputError(
-                f"{where}: splits must be disjoint; {first} and {place} share the line {line!r}; keep it in one of them"
-            )
+            raise InputError(f"{where}: splits must be disjoint; {first} and {place} share the line {line!r}; keep it in one of them")
 
 
 def _plain(value: object) -> object:

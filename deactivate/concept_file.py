@@ -25,17 +25,11 @@ def parse_file(path: Path | Traversable) -> Mapping[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = (
-            json.loads(text)
-            if path.name.endswith(".json")
-            else yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        )
+        values = json.loads(text) if path.name.endswith(".json") else yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"{path}: not valid YAML or JSON ({' '.join(str(e).split())})") from None
     if not isinstance(values, Mapping):
-        raise InputError(
-            f"{path}: a concept file is a mapping that begins with `format: 1`; found {type(values).__name__}"
-        )
+        raise InputError(f"{path}: a concept file is a mapping that begins with `format: 1`; found {type(values).__name__}")
     return values
 
 
@@ -134,19 +128,13 @@ class Reader:
                 raise UnknownName(f"key in {self.where}: {place}", str(key), ("file", "field"))
         name, key = self.text(value.get("file"), f"{place}.file"), self.optional(value.get("field"), f"{place}.field")
         if self.folder is None:
-            raise InputError(
-                f"{self.where}: {place}: a concept that is not a file of its own cannot name the file {name!r}"
-            )
+            raise InputError(f"{self.where}: {place}: a concept that is not a file of its own cannot name the file {name!r}")
         path = inside(self.folder, name)
         if path.suffix != ".jsonl":
             raise self.fail(f"{place}.file", "the relative path of a .jsonl file", name)
         if not path.is_file():
             raise ArtefactError(f"{self.where}: {place}: {path} is missing")
-        return [
-            self._row(row, key, f"{path}:{n}")
-            for n, row in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-            if row.strip()
-        ]
+        return [self._row(row, key, f"{path}:{n}") for n, row in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if row.strip()]
 
     def _row(self, row: str, key: str | None, place: str) -> object:
         try:

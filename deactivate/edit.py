@@ -142,9 +142,7 @@ class Edit:
         self.require_permanent()
         before = {n: parameter(host.model, n).detach().clone() for p in self.weights for n in p.deltas}
         overlay_of(host).add(host, self, force=force)
-        return {
-            n: float((parameter(host.model, n).detach().double() - b.double()).abs().max()) for n, b in before.items()
-        }
+        return {n: float((parameter(host.model, n).detach().double() - b.double()).abs().max()) for n, b in before.items()}
 
     def undo_(self, host: "Host") -> list[str]:
         """Inverse of `apply_`: the base, with any other edits, to the bit. Returns the parameters concerned."""

@@ -98,9 +98,7 @@ def load_edit(folder: Path) -> Edit:
             raise
         raise ArtefactError(f"{folder / MANIFEST}: incomplete or of another make ({type(e).__name__}: {e})") from None
     if edit.digest != values["digest"]:
-        raise ArtefactError(
-            f"{folder}: its content is not what its digest {values['digest'][:12]} says; the manifest was altered"
-        )
+        raise ArtefactError(f"{folder}: its content is not what its digest {values['digest'][:12]} says; the manifest was altered")
     return edit
 
 

@@ -47,9 +47,7 @@ def erase(
     row = registered(method)
     loaded = _load([concepts] if isinstance(concepts, str | Path | Concept) else concepts)
     if len(loaded) > 1 and not row.several_concepts:
-        raise InputError(
-            f"{method} takes one concept a fit, {len(loaded)} given; fit one edit each and apply them together"
-        )
+        raise InputError(f"{method} takes one concept a fit, {len(loaded)} given; fit one edit each and apply them together")
     if "sae" in row.needs and not saes:
         raise InputError(f"{method} needs an SAE: saes=[SAE.load(DIR)] (--sae DIR); `efface train` makes one")
     cls = row.load_config()

@@ -35,10 +35,7 @@ def export_edit(edit: "Edit", out: str | Path, *, format: str = "lora") -> Path:
     """
     writers: dict[str, Callable[[Edit, Path], None]] = {"lora": _lora, "safetensors": _safetensors}
     if format == "diffusers":
-        raise InputError(
-            "export --format diffusers is for edits of pipelines; this edit is of a language model: "
-            "use lora or safetensors"
-        )
+        raise InputError("export --format diffusers is for edits of pipelines; this edit is of a language model: use lora or safetensors")
     if format not in writers:
         raise UnknownName("export format", format, writers)
     edit.require_permanent()
@@ -70,9 +67,7 @@ def _lora(edit: "Edit", work: Path) -> None:
     if not factors:
         raise MatchedNothing("export: every change of this edit has rank 0")
     if len(kinds) > 1:
-        raise InputError(
-            "export --format lora: Linear and Conv1D weights cannot share an adapter; use --format safetensors"
-        )
+        raise InputError("export --format lora: Linear and Conv1D weights cannot share an adapter; use --format safetensors")
     ranks = {m: b.shape[1] for m, (b, _) in factors.items()}
     r = max(ranks.values())
     unlike = {m: n for m, n in ranks.items() if n != r}
@@ -105,9 +100,7 @@ def _module_of(edit: "Edit", name: str) -> tuple[str, str]:
         raise InputError(f"export --format lora: the edit does not know what holds {name}; export edit.bound(host)")
     module, _, leaf = name.rpartition(".")
     if kind not in _MODULES or leaf != "weight":
-        raise InputError(
-            f"export --format lora: {name} ({kind}) is not the weight of a linear layer; use --format safetensors"
-        )
+        raise InputError(f"export --format lora: {name} ({kind}) is not the weight of a linear layer; use --format safetensors")
     return module, kind
 
 

@@ -44,9 +44,7 @@ class GateSource:
         if not self.weights:
             object.__setattr__(self, "weights", (1.0,) * len(self.features))
         if len(self.weights) != len(self.features) or not any(self.weights):
-            raise InputError(
-                f"gate: one weight a feature, not all 0; found {len(self.weights)} for {len(self.features)} features"
-            )
+            raise InputError(f"gate: one weight a feature, not all 0; found {len(self.weights)} for {len(self.features)} features")
         if not all(0 <= f < self.sae.cfg.d_sae for f in self.features):
             raise InputError(f"gate: features must lie in [0, {self.sae.cfg.d_sae}); found {list(self.features)}")
         if not self.fingerprint:
@@ -138,24 +136,14 @@ class Gate:
             MatchedNothing: No pool, or features that never fire on any of the texts.
         """
         if not pool:
-            raise MatchedNothing(
-                "gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)"
-            )
-        raw = {
-            n: self.features_of(host, host.token_ids(t), batch)
-            for n, t in (("t", target), ("p", pool), ("n", neighbours))
-            if t
-        }
+            raise MatchedNothing("gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)")
+        raw = {n: self.features_of(host, host.token_ids(t), batch) for n, t in (("t", target), ("p", pool), ("n", neighbours)) if t}
         both = torch.cat([raw["p"], raw["t"]]) if "t" in raw else raw["p"]
         scale = both.std(0, unbiased=False)
         if not scale.any():
-            raise MatchedNothing(
-                "gate: none of the features fires on any target or pool text; choose others (`efface features`)"
-            )
+            raise MatchedNothing("gate: none of the features fires on any target or pool text; choose others (`efface features`)")
         scale = torch.where(scale > 0, scale, scale[scale > 0].mean())
-        gate = dataclasses.replace(
-            self, centre=tuple(raw["p"].mean(0).tolist()), scale=tuple(scale.tolist()), calibration=None
-        )
+        gate = dataclasses.replace(self, centre=tuple(raw["p"].mean(0).tolist()), scale=tuple(scale.tolist()), calibration=None)
         scores = {n: gate._standardise(r).numpy() for n, r in raw.items()}
         found = calibrate(scores.get("t", ()), scores["p"], scores.get("n", ()), fpr=fpr, dead_band=dead_band)
         return dataclasses.replace(gate, calibration=found)
@@ -234,8 +222,7 @@ class Gate:
 
     def _standardise(self, raw: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         weights, centre, scale = (
-            torch.tensor(v, dtype=torch.float64)
-            for v in ([w for s in self.sources for w in s.weights], self.centre, self.scale)
+            torch.tensor(v, dtype=torch.float64) for v in ([w for s in self.sources for w in s.weights], self.centre, self.scale)
         )
         return ((raw - centre) / scale) @ weights / weights.abs().sum()
 

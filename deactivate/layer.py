@@ -47,9 +47,7 @@ class DeactivationPart(Part):
             raise UnknownName("mode of a deactivation layer", self.mode, ("clamp", "scale"))
         d_sae, out = self.sae.cfg.d_sae, self.sae.card.get("hook_point_out")
         if len(set(self.features)) != len(self.features) or not all(0 <= f < d_sae for f in self.features):
-            raise InputError(
-                f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(self.features)}"
-            )
+            raise InputError(f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(self.features)}")
         if out and out != self.sae.card.get("hook_point"):
             raise InputError("deactivation layer: a transcoder does not reconstruct what it reads; give an SAE")
         if not self.fingerprint:
@@ -94,9 +92,7 @@ class DeactivationPart(Part):
         """Itself; raises where hook point or width do not fit."""
         d = host.resolve(self.hook_point).d
         if d != self.sae.cfg.d_in:
-            raise InputError(
-                f"deactivation layer at {self.hook_point}: the SAE's width is {self.sae.cfg.d_in}, the host's {d}"
-            )
+            raise InputError(f"deactivation layer at {self.hook_point}: the SAE's width is {self.sae.cfg.d_in}, the host's {d}")
         return self
 
     def rewrites(self) -> list[tuple[str, Rewrite]]:

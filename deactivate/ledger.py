@@ -60,9 +60,7 @@ def overlay_of(host: "Host | CheckpointHost") -> Overlay:
     return overlay
 
 
-def apply_edits(
-    host: "Host | str | Path", edits: Sequence[Edit | str | Path], out: str | Path, *, force: bool = False
-) -> Path:
+def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], out: str | Path, *, force: bool = False) -> Path:
     """Writes the host (or the checkpoint in a folder) with the edits in its weights; the host stays as it was.
 
     `out` is what `save_pretrained` writes (model and tokenizer), with `efface_ledger.json`, `efface_base.safetensors`
@@ -110,9 +108,7 @@ def undo_edits(folder: str | Path, names: Iterable[str | Path] | None, out: str 
     """
     folder, out = Path(folder), Path(out)
     if not (folder / LEDGER).is_file():
-        raise ArtefactError(
-            f"{folder} has no {LEDGER}: nothing was applied to it by efface, or the ledger was not copied with it"
-        )
+        raise ArtefactError(f"{folder} has no {LEDGER}: nothing was applied to it by efface, or the ledger was not copied with it")
     place: Any = load_checkpoint(folder, tokenizer=False)
     overlay = overlay_of(place)
     base = {n: tensor_digest(n, t) for n, t in overlay.base.items()}
@@ -204,13 +200,9 @@ def _restore(overlay: Overlay, model: nn.Module, folder: Path) -> None:
         now = parameter(model, name)
         if now.dtype != tensor.dtype:
             wanted = str(tensor.dtype).removeprefix("torch.")
-            raise InputError(
-                f"{folder} was edited in {wanted} and is loaded in another dtype; load it with --dtype {wanted}"
-            )
+            raise InputError(f"{folder} was edited in {wanted} and is loaded in another dtype; load it with --dtype {wanted}")
         if tensor_digest(name, now) != ledger.result[name]:
-            raise ArtefactError(
-                f"{folder}: {name} is not what its ledger says; the weights were changed after the edits"
-            )
+            raise ArtefactError(f"{folder}: {name} is not what its ledger says; the weights were changed after the edits")
     overlay.restore(model, ledger.base, ledger.entries)
 
 
@@ -233,10 +225,5 @@ def _find(name: str | Path, edits: Sequence[Edit]) -> str:
 def _copy_rest(folder: Path, work: Path) -> None:
     """Tokenizer and other files that are neither weights nor ledger."""
     for path in folder.iterdir():
-        if (
-            path.is_file()
-            and not path.name.endswith(_WEIGHTS)
-            and path.name != LEDGER
-            and not (work / path.name).exists()
-        ):
+        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != LEDGER and not (work / path.name).exists():
             shutil.copyfile(path, work / path.name)

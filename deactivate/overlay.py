@@ -140,9 +140,7 @@ class Overlay:
         """Raises where an edited parameter was written to by somebody else since."""
         for name, param in self._params.items():
             if self._marks[name] != (param.data_ptr(), param._version):
-                raise InputError(
-                    f"{name} was changed (trained?) since the edits were put on; undo them or load the model again"
-                )
+                raise InputError(f"{name} was changed (trained?) since the edits were put on; undo them or load the model again")
 
     def _check(self, host: "Host", edit: "Edit", force: bool) -> bool:
         self.check_untouched()
@@ -155,11 +153,7 @@ class Overlay:
                 tensor = self.base_tensor(host.model, name)
                 check_shape(name, delta.shape, tensor)
                 made_for = part.base.get(name)
-                if (
-                    part.portability == "same-shapes"
-                    or made_for is None
-                    or made_for.sha256 == tensor_digest(name, tensor)
-                ):
+                if part.portability == "same-shapes" or made_for is None or made_for.sha256 == tensor_digest(name, tensor):
                     continue
                 if not force:
                     raise InputError(_wrong_base(edit, name, made_for.dtype, tensor))

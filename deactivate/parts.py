@@ -37,9 +37,7 @@ class LowRank:
 
     def __post_init__(self) -> None:
         if self.B.ndim != 2 or self.A.ndim != 2 or self.B.shape[1] != self.A.shape[0]:
-            raise InputError(
-                f"LowRank: B [o r] and A [r i] expected, {list(self.B.shape)} and {list(self.A.shape)} found"
-            )
+            raise InputError(f"LowRank: B [o r] and A [r i] expected, {list(self.B.shape)} and {list(self.A.shape)} found")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,15 +175,11 @@ class WeightsPart(Part):
         for name, entry in settings["deltas"].items():
             needed = {"LowRank": ("B", "A"), "Dense": ("delta",)}.get(entry["form"])
             if needed is None or any(f"{name}.{k}" not in tensors for k in needed):
-                raise ArtefactError(
-                    f"{folder}: the change of {name!r} is incomplete or of an unknown form {entry['form']!r}"
-                )
+                raise ArtefactError(f"{folder}: the change of {name!r} is incomplete or of an unknown form {entry['form']!r}")
             found = [tensors[f"{name}.{k}"] for k in needed]
             deltas[name] = LowRank(*found) if entry["form"] == "LowRank" else Dense(*found)
             if list(deltas[name].shape) != list(entry["shape"]):
-                raise ArtefactError(
-                    f"{folder}: {name} is {list(deltas[name].shape)}, the manifest says {entry['shape']}"
-                )
+                raise ArtefactError(f"{folder}: {name} is {list(deltas[name].shape)}, the manifest says {entry['shape']}")
         return cls(deltas)
 
     def describe(self) -> dict[str, Any]:
@@ -204,19 +198,13 @@ class WeightsPart(Part):
         from .ledger import overlay_of
 
         overlay = overlay_of(host)
-        owners = {
-            f"{path}.{n}" if path else n: m
-            for path, m in host.model.named_modules()
-            for n, _ in m.named_parameters(recurse=False)
-        }
+        owners = {f"{path}.{n}" if path else n: m for path, m in host.model.named_modules() for n, _ in m.named_parameters(recurse=False)}
         base = {}
         for name in self.deltas:
             tensor = overlay.base_tensor(host.model, name)
             check_shape(name, self.deltas[name].shape, tensor)
             dtype = str(tensor.dtype).removeprefix("torch.")
-            base[name] = BaseTensor(
-                tensor_digest(name, tensor), dtype, tuple(tensor.shape), type(owners.get(name, host.model)).__name__
-            )
+            base[name] = BaseTensor(tensor_digest(name, tensor), dtype, tuple(tensor.shape), type(owners.get(name, host.model)).__name__)
         return replace(self, base=base)
 
 
@@ -272,9 +260,7 @@ class ProjectionPart(Part):
 def check_shape(name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
     """Raises unless the change of `name` has the tensor's shape."""
     if tuple(tensor.shape) != tuple(shape):
-        raise InputError(
-            f"edit changes {name} of shape {list(shape)}, the model's is {list(tensor.shape)}: made for another model"
-        )
+        raise InputError(f"edit changes {name} of shape {list(shape)}, the model's is {list(tensor.shape)}: made for another model")
 
 
 def parameter(model: nn.Module, name: str) -> nn.Parameter:

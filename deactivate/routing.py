@@ -83,9 +83,7 @@ class Router:
             return own(input_ids, attention_mask)
         return _rowwise(*self._run(_unpadded(input_ids, attention_mask), lambda: own(input_ids, attention_mask)))
 
-    def _activations(
-        self, input_ids: Tensor, attention_mask: Tensor, hook_points: Sequence[str], **options: Any
-    ) -> dict[str, Tensor]:
+    def _activations(self, input_ids: Tensor, attention_mask: Tensor, hook_points: Sequence[str], **options: Any) -> dict[str, Tensor]:
         own = self._own["activations"]
         if self.inside:
             return own(input_ids, attention_mask, hook_points, **options)

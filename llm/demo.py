@@ -119,6 +119,8 @@ def train_saes(host: "Host", concept: "Concept", out: Path, config: DemoConfig) 
         source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part, buffer=8192)
         ActivationStore.write(out / "activations" / part, source, n)
     stores = {part: ActivationStore(out / "activations" / part, config.batch, config.seed) for part in ("train", "held_out")}
-    training = TrainConfig(steps=config.steps, batch=config.batch, lr=1e-3, warmup=min(50, config.steps // 5), seed=config.seed, checkpoint_every=0)
+    training = TrainConfig(
+        steps=config.steps, batch=config.batch, lr=1e-3, warmup=min(50, config.steps // 5), seed=config.seed, checkpoint_every=0
+    )
     sae = {p: SAEConfig("topk", d_in=host.d_model, d_sae=config.d_sae, k=config.k) for p in points}
     return train_many(sae, stores["train"], training, out=out / "saes", held_out=stores["held_out"])

@@ -1,4 +1,7 @@
-"""What is known of a concept's features: settings of the search, evidence of each, the ranked report. Torch-free plain values."""
+"""What is known of a concept's features.
+
+Settings of the search, evidence of each, the ranked report. Torch-free plain values.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -41,7 +44,9 @@ class FeatureEvidence:
     promoted: tuple[str, ...]
     suppressed: tuple[str, ...]
     fired: int | None
-    """Tokens of the concept's `train` texts on which it is active (None, as the next two, where the texts were not read)."""
+    """Tokens of the concept's `train` texts on which it is active (None, as the next two, where the texts were not
+    read).
+    """
     delta_phi: float | None
     """Firings on the concept minus those on as many tokens of control text (the larger of neighbours and general)."""
     rho: float | None
@@ -58,7 +63,10 @@ class FeatureEvidence:
 
     @property
     def score(self) -> float:
-        """What features are ranked by: AUROC on `validation` (`train` where there is none); negative-end features come last."""
+        """What features are ranked by: AUROC on `validation` (`train` where there is none).
+
+        Negative-end features come last.
+        """
         best = self.auroc.get("validation")
         best = self.auroc.get("train") if best is None else best
         return (0.5 if best is None else best) - (1.0 if self.direction == "suppress_negative" else 0.0)

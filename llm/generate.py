@@ -30,17 +30,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise InputError(
-                f"temperature must be above 0 (use greedy for the most probable token); found {self.temperature}"
-            )
+            raise InputError(f"temperature must be above 0 (use greedy for the most probable token); found {self.temperature}")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise InputError(f"top_k must be 0 or more and top_p in (0, 1]; found {self.top_k} and {self.top_p}")
 
 
 @torch.no_grad()
-def generate(
-    host: "Host", prompts: Sequence[str], seed: int, max_new_tokens: int, sampling: Sampling, batch_size: int = 32
-) -> list[str]:
+def generate(host: "Host", prompts: Sequence[str], seed: int, max_new_tokens: int, sampling: Sampling, batch_size: int = 32) -> list[str]:
     """Continuations without special tokens, in the order of `prompts`; a row ends at the model's EOS token.
 
     The i-th prompt draws its numbers from a generator with seed `seed + i`. Prompts of like length run together,

@@ -42,9 +42,7 @@ class Fired(dict[str, int]):
         """
         silent = [point for point, n in self.items() if n == 0]
         if silent or not self:
-            raise MatchedNothing(
-                f"hooks at {', '.join(silent) or 'no hook point'} never fired: no forward pass ran inside the block"
-            )
+            raise MatchedNothing(f"hooks at {', '.join(silent) or 'no hook point'} never fired: no forward pass ran inside the block")
 
 
 class _AllSeen(Exception):
@@ -80,9 +78,7 @@ def attach(site: HookSite, see: _Seen) -> RemovableHandle:
 
 def _tensor(x: object, site: HookSite) -> Tensor:
     if not isinstance(x, Tensor):
-        raise InputError(
-            f"hook point {site.hook_point}: {site.path} passes {type(x).__name__} where a tensor was expected"
-        )
+        raise InputError(f"hook point {site.hook_point}: {site.path} passes {type(x).__name__} where a tensor was expected")
     return x
 
 

@@ -97,9 +97,7 @@ class Host:
         known = self.hook_points()
         if hook_point not in known:
             kinds = ", ".join(dict.fromkeys(p.split(".")[2] for p in known))
-            raise HookPointNotFound(
-                "hook point", hook_point, known, f"layers.N.P with N from 0 to {self.n_layers - 1} and P of {kinds}"
-            )
+            raise HookPointNotFound("hook point", hook_point, known, f"layers.N.P with N from 0 to {self.n_layers - 1} and P of {kinds}")
         _, number, point = hook_point.split(".")
         family = self.family
         relative = {
@@ -135,18 +133,14 @@ class Host:
             raise MatchedNothing(f"hook_points must be a list of at least one hook point; found {hook_points!r}")
         sites = [self.resolve(p) for p in dict.fromkeys(hook_points)]
         with torch.set_grad_enabled(grad), captured(sites, stop=True) as seen:
-            self.base(
-                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), use_cache=False
-            )
+            self.base(input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), use_cache=False)
         return {p: seen[p] for p in hook_points}
 
     def replaced(self, hook_point: str, fn: Rewrite) -> AbstractContextManager[Fired]:
         """Block in which `fn(x)` replaces what passes `hook_point`; yields the firings (`hooks.rewritten`)."""
         return rewritten([(self.resolve(hook_point), fn)])
 
-    def encode_texts(
-        self, texts: Sequence[str], max_length: int | None = None
-    ) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+    def encode_texts(self, texts: Sequence[str], max_length: int | None = None) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
         """Token ids and attention mask, right-padded, with the specials the tokenizer adds, cut at `max_length`.
 
         A text without tokens is encoded as the BOS token, or the EOS token where there is no BOS.
@@ -163,9 +157,7 @@ class Host:
         rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
         return [list(row) or [bos_id(self.tokenizer)] for row in rows]
 
-    def pad(
-        self, rows: Sequence[Sequence[int]], *, left: bool = False
-    ) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+    def pad(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
         """Rows of ids as one tensor on the host's device, and its attention mask."""
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), pad_id(self.tokenizer), dtype=torch.long)
@@ -205,9 +197,7 @@ class Host:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def token_logprobs(
-        self, prompts: Sequence[str], continuations: Sequence[str], *, batch_tokens: int = 4096
-    ) -> list[Tensor]:
+    def token_logprobs(self, prompts: Sequence[str], continuations: Sequence[str], *, batch_tokens: int = 4096) -> list[Tensor]:
         """Log-probability (float32) of each token of the i-th continuation after its prompt; see `llm.logprobs`."""
         return _logprobs.token_logprobs(self, prompts, continuations, batch_tokens=batch_tokens)
 

@@ -26,9 +26,7 @@ class _Row:
 
 
 @torch.no_grad()
-def token_logprobs(
-    host: "Host", prompts: Sequence[str], continuations: Sequence[str], *, batch_tokens: int = 4096
-) -> list[Tensor]:
+def token_logprobs(host: "Host", prompts: Sequence[str], continuations: Sequence[str], *, batch_tokens: int = 4096) -> list[Tensor]:
     """Log p(token | prompt, earlier tokens) for the tokens of each continuation, float32 on the CPU.
 
     Prompt and continuation are encoded together and the continuation's tokens are those from the first on which differs
@@ -91,9 +89,7 @@ def _score(host: "Host", batch: list[_Row], results: list[Tensor]) -> None:
     with host.rows([row.prompt for row in batch]):
         hidden = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0]
     reads = [(b, *read) for b, row in enumerate(batch) for read in row.reads]
-    at = torch.tensor(
-        [(b, start + n) for b, _, start, targets in reads for n in range(len(targets))], device=host.device
-    )
+    at = torch.tensor([(b, start + n) for b, _, start, targets in reads for n in range(len(targets))], device=host.device)
     wanted = torch.tensor([t for *_, targets in reads for t in targets], device=host.device)
     scores = []
     for places, tokens in zip(at.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True):

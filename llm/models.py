@@ -59,9 +59,7 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"device {device!r} is unknown; use cpu, cuda, cuda:N or auto") from None
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto"
-        )
+        raise InputError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return place
 
 
@@ -73,9 +71,7 @@ def _locate(text: str) -> tuple[str, str]:
     if folder.is_dir():
         return text, str(_checked_folder(folder))
     if folder.exists() or text.startswith((".", "/", "~")):
-        raise InputError(
-            f"model {text!r} is not a folder; name a folder with config.json and *.safetensors, an alias or a hub id"
-        )
+        raise InputError(f"model {text!r} is not a folder; name a folder with config.json and *.safetensors, an alias or a hub id")
     if _HUB_ID.fullmatch(text):
         return text, text
     raise UnknownName("model", text, ALIASES, "Or name a local folder, or a hub id owner/name")
@@ -85,11 +81,7 @@ def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise InputError(f"model folder {folder} has no config.json; name a transformers checkpoint")
     if not any(folder.glob("*.safetensors")):
-        pickled = (
-            "its weights are pickled, which is refused: convert them to safetensors"
-            if any(folder.glob("*.bin"))
-            else "no weights"
-        )
+        pickled = "its weights are pickled, which is refused: convert them to safetensors" if any(folder.glob("*.bin")) else "no weights"
         raise ArtefactError(f"model folder {folder} has no *.safetensors ({pickled})")
     return folder
 
@@ -100,9 +92,7 @@ def _load(source: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, trans
     try:
         family_of(AutoConfig.from_pretrained(source))
         tokenizer = AutoTokenizer.from_pretrained(source)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
         model, info = cast(tuple[PreTrainedModel, dict[str, list[str]]], loaded)
     except InputError:
         raise
@@ -113,9 +103,7 @@ def _load(source: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, trans
         raise InputError(f"model {source!r} cannot be loaded: {first}") from e
     for kind in ("missing_keys", "mismatched_keys"):
         if info[kind]:
-            raise ArtefactError(
-                f"model {source}: {kind.replace('_', ' ')} {', '.join(sorted(map(str, info[kind]))[:3])} …"
-            )
+            raise ArtefactError(f"model {source}: {kind.replace('_', ' ')} {', '.join(sorted(map(str, info[kind]))[:3])} …")
     for name, p in model.named_parameters():
         if not torch.isfinite(p).all():
             raise ArtefactError(f"model {source}: parameter {name!r} has NaN or infinity in it")

@@ -1,4 +1,7 @@
-"""One pass of texts through a host and its SAEs: how often each feature fires, how strongly, and its maximum in each text."""
+"""One pass of texts through a host and its SAEs.
+
+How often each feature fires, how strongly, and its maximum in each text.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,9 +26,7 @@ def hook_point_of(sae: "SAE") -> str:
     """
     point = sae.card.get("hook_point")
     if not point:
-        raise InputError(
-            "the SAE names no hook point: write it into hook_point of its efface.json (as in layers.8.mlp_out)"
-        )
+        raise InputError("the SAE names no hook point: write it into hook_point of its efface.json (as in layers.8.mlp_out)")
     return str(point)
 
 
@@ -80,10 +81,11 @@ class Scan:
         self.fired = torch.zeros(self.d_sae, dtype=torch.int64)
         self.total = torch.zeros(self.d_sae, dtype=torch.float64)
 
-    def update(
-        self, first_text: int, text: Int[Tensor, " n"], rows: Int[Tensor, " nnz"], ids: Tensor, values: Tensor
-    ) -> None:
-        """Adds one batch: `text` is each kept token's text in the batch, (`rows`, `ids`, `values`) the active entries."""
+    def update(self, first_text: int, text: Int[Tensor, " n"], rows: Int[Tensor, " nnz"], ids: Tensor, values: Tensor) -> None:
+        """Adds one batch: `text` is each kept token's text in the batch.
+
+        `rows`, `ids`, `values` are the active entries.
+        """
         if not torch.isfinite(values).all():
             raise NumericsError("NaN or infinity in the SAE's activations")
         ids = ids.long()
@@ -112,9 +114,7 @@ class Scan:
 
 
 @torch.no_grad()
-def scan(
-    host: "Host", texts: Sequence[str], saes: dict[str, "SAE"], *, batch: int = 16, max_length: int = 128
-) -> dict[str, Scan]:
+def scan(host: "Host", texts: Sequence[str], saes: dict[str, "SAE"], *, batch: int = 16, max_length: int = 128) -> dict[str, Scan]:
     """Runs `texts` once through the host, up to the deepest hook point, and through every SAE.
 
     Padding and special tokens are left out. Results lie on the CPU, one `Scan` a hook point.

@@ -81,11 +81,7 @@ def token_roles(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str | 
             raise MatchedNothing(f"subject {subject!r} does not occur in the prompt {prompt!r}")
         end = start + len(subject)
         spans = enumerate(encoded["offset_mapping"])
-        places = tuple(
-            i
-            for i, (a, b) in spans
-            if a < end and b > start and i not in specials and prompt[max(a, start) : b].strip()
-        )
+        places = tuple(i for i, (a, b) in spans if a < end and b > start and i not in specials and prompt[max(a, start) : b].strip())
     eos = next((i for i, t in enumerate(ids) if t == tokenizer.eos_token_id and t != tokenizer.bos_token_id), None)
     padding = tuple(i for i, m in enumerate(encoded["attention_mask"]) if not m)
     tokens = tuple(map(str, tokenizer.convert_ids_to_tokens(ids)))

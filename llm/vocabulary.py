@@ -1,4 +1,7 @@
-"""What a direction says in the vocabulary: logit lens d W_U (no final norm, no bias), chunked over directions and tokens."""
+"""What a direction says in the vocabulary.
+
+Logit lens d W_U (no final norm, no bias), chunked over directions and tokens.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -58,8 +61,10 @@ def tokens_among_extremes(
 ) -> tuple[Bool[Tensor, "r n"], Bool[Tensor, "r n"]]:
     """Which of `tokens` are among the `k` most promoted, and the `k` most suppressed, tokens of each direction.
 
-    A token is among the top k when fewer than k tokens have a larger logit. That many in a part of the vocabulary already rule it
-    out, so directions are sieved on a sixteenth and a quarter of the vocabulary before the whole: the result is exact, at about a
+    A token is among the top k when fewer than k tokens have a larger logit. That many in a part of the vocabulary
+    already rule it
+    out, so directions are sieved on a sixteenth and a quarter of the vocabulary before the whole: the result is exact,
+    at about a
     quarter of the cost.
     """
     r, V = len(directions), unembedding.shape[1]
@@ -106,4 +111,4 @@ def single_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) ->
 
 def token_strings(tokenizer: "PreTrainedTokenizerBase", ids: Int[Tensor, " n"]) -> list[str]:
     """Each id decoded alone, so that leading spaces show; `<id>` for rows of the unembedding that are no token."""
-    return [tokenizer.decode([i]) if i < len(tokenizer) else f"<{i}>" for i in ids.tolist()]
+    return [str(tokenizer.decode([i])) if i < len(tokenizer) else f"<{i}>" for i in ids.tolist()]

@@ -3,3 +3,4 @@
 from .. import __version__ as _version
 
 __all__: list[str] = []
+__version__ = _version

@@ -33,9 +33,7 @@ def threshold_for(
         raise MatchedNothing("calibration needs at least one batch of held-out vectors")
     budget = max(1, round(l0 * sum(map(len, batches))))
     width = W_enc.shape[1]
-    kept = min(
-        width, max(1, round(4 * l0))
-    )  # candidates a vector of each batch; a batch that may hold more is read again
+    kept = min(width, max(1, round(4 * l0)))  # candidates a vector of each batch; a batch that may hold more is read again
     pools = [_largest(b, W_enc, b_enc, kept) for b in batches]
     theta = _edge(pools, budget)
     while kept < width:

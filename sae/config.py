@@ -78,9 +78,7 @@ class SAEConfig:
         if self.skip and self.d_out is None:
             raise InputError("skip=True needs a transcoder: give d_out (the target's width), or set skip=False")
         if self.apply_b_dec_to_input and self.d_out is not None:
-            raise InputError(
-                "apply_b_dec_to_input: a transcoder's b_dec lies in the output's space; set it to False or leave it out"
-            )
+            raise InputError("apply_b_dec_to_input: a transcoder's b_dec lies in the output's space; set it to False or leave it out")
         if self.apply_b_dec_to_input is None:
             object.__setattr__(self, "apply_b_dec_to_input", self.d_out is None)
 

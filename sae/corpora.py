@@ -74,13 +74,9 @@ def embedded_corpus() -> Path:
     try:
         path = Path(str(importlib.resources.files(package) / EMBEDDED))
     except ModuleNotFoundError:
-        raise InputError(
-            f"corpus 'embedded': the package {package} is missing from this installation; reinstall it"
-        ) from None
+        raise InputError(f"corpus 'embedded': the package {package} is missing from this installation; reinstall it") from None
     if not path.is_file():
-        raise InputError(
-            f"corpus 'embedded': {path} is missing from this installation; reinstall it, or give a file with --corpus"
-        )
+        raise InputError(f"corpus 'embedded': {path} is missing from this installation; reinstall it, or give a file with --corpus")
     return path
 
 
@@ -144,9 +140,7 @@ def _json_lines(lines: io.BufferedIOBase, path: Path, field: str) -> Iterator[st
             raise ArtefactError(f"corpus {path}, line {number}: not JSON ({e})") from None
         if not isinstance(record, dict) or not isinstance(record.get(field), str):
             found = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
-            raise InputError(
-                f"corpus {path}, line {number}: no text under {field!r} (found: {found or 'nothing'}); name the field"
-            )
+            raise InputError(f"corpus {path}, line {number}: no text under {field!r} (found: {found or 'nothing'}); name the field")
         yield record[field]
 
 

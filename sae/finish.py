@@ -42,9 +42,7 @@ def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Ten
     for trainee in run.trainees.values():
         trainee.trained(sample)
     if distributed.rank() == 0:
-        measured, origin = (
-            _read(held_out) if held_out is not None else ([{p: t[n:] for p, t in ahead.items()}], _unseen(run))
-        )
+        measured, origin = _read(held_out) if held_out is not None else ([{p: t[n:] for p, t in ahead.items()}], _unseen(run))
         for name, trainee in run.trainees.items():
             trainee.sae.card.update(_card(run, name))
             _save(trainee.sae, folders[name], list(vectors(measured, run.pairs[name])), origin)
@@ -54,11 +52,7 @@ def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Ten
 
 def _unseen(run: Run) -> str:
     """What the vectors behind the last step are."""
-    return (
-        "vectors behind the last step"
-        if run.feed.passes == 0
-        else "training vectors: the source was read more than once"
-    )
+    return "vectors behind the last step" if run.feed.passes == 0 else "training vectors: the source was read more than once"
 
 
 def _read(held_out: Iterable[Batch | Tensor]) -> tuple[list[Batch | Tensor], str]:
@@ -125,11 +119,7 @@ def vectors(batches: Iterable[Batch | Tensor], pair: HookPair) -> Iterator[Tenso
 def _card(run: Run, name: str) -> Plain:
     """What `efface.json` says of the training."""
     pair, trainee = run.pairs[name], run.trainees[name]
-    hooks = (
-        {}
-        if pair.read == PLAIN
-        else {"hook_point": pair.read, **({} if pair.read == pair.write else {"hook_point_out": pair.write})}
-    )
+    hooks = {} if pair.read == PLAIN else {"hook_point": pair.read, **({} if pair.read == pair.write else {"hook_point_out": pair.write})}
     training = {
         "sae": run.settings["saes"][name],
         "config": run.settings["train"],

@@ -16,9 +16,7 @@ def unit_rows(d_sae: int, d: int, dtype: torch.dtype) -> Float[Tensor, "d_sae d"
 
 
 @torch.no_grad()
-def geometric_median(
-    points: Float[Tensor, "n d"], *, iterations: int = 100, tolerance: float = 1e-6
-) -> Float[Tensor, " d"]:
+def geometric_median(points: Float[Tensor, "n d"], *, iterations: int = 100, tolerance: float = 1e-6) -> Float[Tensor, " d"]:
     """The point whose summed distance to `points` is least; `b_dec`'s start (Gao et al. 2024, App. A.1).
 
     Weiszfeld's iteration from the mean, in float64, with the rule of Vardi and Zhang (The multivariate L1-median, 2000)

@@ -47,9 +47,7 @@ class Loss:
 
     def l0(self) -> float:
         """Mean number of active latents a vector."""
-        return (
-            self.acts.l0() if isinstance(self.acts, SparseActs) else int((self.acts > 0).sum()) / max(1, len(self.acts))
-        )
+        return self.acts.l0() if isinstance(self.acts, SparseActs) else int((self.acts > 0).sum()) / max(1, len(self.acts))
 
 
 def squared_error(error: Float[Tensor, "*groups n d_out"]) -> Float[Tensor, ""]:
@@ -84,9 +82,7 @@ def l1(acts: Float[Tensor, "n d_sae"], W_dec: Float[Tensor, "d_sae d_out"]) -> F
     return (acts @ W_dec.norm(dim=1)).mean()
 
 
-def jump(
-    pre: Float[Tensor, " m"], threshold: Float[Tensor, " m"], bandwidth: float, ste_to_input: bool = False
-) -> Float[Tensor, " m"]:
+def jump(pre: Float[Tensor, " m"], threshold: Float[Tensor, " m"], bandwidth: float, ste_to_input: bool = False) -> Float[Tensor, " m"]:
     """`a 1[a > theta]` with `d/d theta = -(theta / h) K((a - theta) / h)`, `K` the box of width 1.
 
     Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders (Rajamanoharan et al., 2024),
@@ -113,9 +109,7 @@ def quadratic(l0: Float[Tensor, " n"], target: float) -> Float[Tensor, ""]:
     return (2 / target * (l0 - target).pow(2)).mean()
 
 
-def pre_activation(
-    pre: Float[Tensor, "n dead"], threshold: Float[Tensor, " dead"], norms: Float[Tensor, " dead"]
-) -> Float[Tensor, ""]:
+def pre_activation(pre: Float[Tensor, "n dead"], threshold: Float[Tensor, " dead"], norms: Float[Tensor, " dead"]) -> Float[Tensor, ""]:
     """`E sum_i relu(theta_i - a_i) |w_i|` over dead latents (Anthropic, January 2025 update)."""
     return ((threshold - pre).relu() @ norms).mean()
 

@@ -90,9 +90,7 @@ class Run:
         if config.log == "wandb":
             _wandb()
         root = out / "checkpoints"
-        self.checkpoints = Checkpoints(
-            root if distributed.world() == 1 else root / f"rank-{distributed.rank()}", config.keep_checkpoints
-        )
+        self.checkpoints = Checkpoints(root if distributed.world() == 1 else root / f"rank-{distributed.rank()}", config.keep_checkpoints)
         saved = self._saved() if resume else None
         if saved:
             self.feed.restore(_feed_state(saved))
@@ -112,16 +110,14 @@ class Run:
         batch, pair = self.feed.peek(1), self.pairs[name]
         if (pair.read != pair.write) != cfg.transcoder:
             raise InputError(
-                f"SAE {name}: d_out is {cfg.d_out}, and the source yields {', '.join(batch)}; "
-                "a transcoder needs two hook points and d_out"
+                f"SAE {name}: d_out is {cfg.d_out}, and the source yields {', '.join(batch)}; a transcoder needs two hook points and d_out"
             )
         for role, point, width in (("d_in", pair.read, cfg.d_in), ("d_out", pair.write, cfg.width_out)):
             if point not in batch:
                 raise InputError(f"hook point {point!r} is not among those of the source: {', '.join(batch)}")
             if batch[point].shape[1] != width:
                 raise InputError(
-                    f"SAE {name}: {role} is {width}, but the activations at {point!r} have {batch[point].shape[1]} "
-                    f"dimensions; set {role}"
+                    f"SAE {name}: {role} is {width}, but the activations at {point!r} have {batch[point].shape[1]} dimensions; set {role}"
                 )
         return Trainee(cfg, self.config, pair, batch[pair.read].device)
 
@@ -202,9 +198,7 @@ class Run:
         self.step = step
         for name, trainee in self.trainees.items():
             cut = f"sae.{name}."
-            trainee.restore(
-                {k.removeprefix(cut): t for k, t in tensors.items() if k.startswith(cut)}, values["saes"][name]
-            )
+            trainee.restore({k.removeprefix(cut): t for k, t in tensors.items() if k.startswith(cut)}, values["saes"][name])
         set_rng_state({"torch": tensors["rng.torch"], "numpy_keys": tensors["rng.numpy_keys"], "values": values["rng"]})
         log.info("resumed %s at step %d", self.out, step)
 
@@ -224,8 +218,7 @@ def pair_of(batch: Batch) -> HookPair:
     points = list(batch)
     if len(points) > 2:
         raise InputError(
-            f"the source yields {len(points)} hook points ({', '.join(points)}); "
-            "one SAE takes one, or two as a transcoder; use train_many"
+            f"the source yields {len(points)} hook points ({', '.join(points)}); one SAE takes one, or two as a transcoder; use train_many"
         )
     return HookPair(points[0], points[-1])
 
@@ -240,9 +233,7 @@ def _wandb() -> ModuleType:
     try:
         return importlib.import_module("wandb")
     except ImportError:
-        raise InputError(
-            "log='wandb' needs the package wandb: pip install 'efface[wandb]', or use log='jsonl'"
-        ) from None
+        raise InputError("log='wandb' needs the package wandb: pip install 'efface[wandb]', or use log='jsonl'") from None
 
 
 def _feed_state(saved: tuple[int, dict[str, Tensor], Plain]) -> SourceState:

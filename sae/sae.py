@@ -79,9 +79,7 @@ class SAE(nn.Module):
         x = x.to(self.dtype)
         return x - self.b_dec if self.subtracts else x
 
-    def add_skip(
-        self, out: Float[Tensor, "*m d_out"], x: Float[Tensor, "n d_in"], *, frozen: bool = False
-    ) -> Float[Tensor, "*m d_out"]:
+    def add_skip(self, out: Float[Tensor, "*m d_out"], x: Float[Tensor, "n d_in"], *, frozen: bool = False) -> Float[Tensor, "*m d_out"]:
         """`out + W_skip x` of a skip transcoder, else `out`; `frozen`: without gradient for `W_skip`."""
         if self.W_skip is None:
             return out
@@ -164,8 +162,7 @@ class SAE(nn.Module):
         loss = self.arch.training(self, x, target, dead_mask, coefficients or Coefficients())
         if not torch.isfinite(loss.total):
             raise NumericsError(
-                f"the training loss is {float(loss.total.detach())}: "
-                "look for NaN or infinity in the activations, or lower lr"
+                f"the training loss is {float(loss.total.detach())}: look for NaN or infinity in the activations, or lower lr"
             )
         return loss
 
@@ -191,8 +188,7 @@ class SAE(nn.Module):
             return value
         if self.cfg.architecture != "jumprelu" or self.cfg.target_l0 is None:
             raise InputError(
-                f"{self.cfg.architecture} has no threshold to calibrate "
-                "(batchtopk, matryoshka, and jumprelu with target_l0 have)"
+                f"{self.cfg.architecture} has no threshold to calibrate (batchtopk, matryoshka, and jumprelu with target_l0 have)"
             )
         self.threshold.clamp_(min=1e-6)
         unit = self.threshold.to(self.dtype)
@@ -253,8 +249,7 @@ class SAE(nn.Module):
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.cfg.d_in:
             raise InputError(
-                f"activations of width {x.shape[-1]}; this SAE's d_in is {self.cfg.d_in}: "
-                "is it the hook point it was trained on?"
+                f"activations of width {x.shape[-1]}; this SAE's d_in is {self.cfg.d_in}: is it the hook point it was trained on?"
             )
         return x.reshape(-1, self.cfg.d_in)
 

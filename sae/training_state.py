@@ -61,9 +61,7 @@ class Trainee:
             attach_row_grad(self.sae.W_dec)
         rest = [p for p in self.sae.parameters() if p is not self.sae.W_dec]
         decoder = {"params": [self.sae.W_dec], "unit_rows": config.unit_decoder, "remove_parallel": config.unit_decoder}
-        self.optimizer = FusedAdam(
-            [{"params": rest}, decoder], lr=config.lr, betas=config.betas, eps=config.eps, max_norm=config.clip
-        )
+        self.optimizer = FusedAdam([{"params": rest}, decoder], lr=config.lr, betas=config.betas, eps=config.eps, max_norm=config.clip)
 
     @torch.no_grad()
     def start(self, sample: Batch) -> None:

@@ -1,4 +1,6 @@
-"""A concept about magic in the tiny vocabulary, and SAEs over a tiny host's MLP outputs in which some features are known to carry it."""
+"""A concept about magic in the tiny vocabulary, and SAEs over a tiny host's MLP outputs in which some features are
+known to carry it.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +13,20 @@ from efface.sae import SAE, SAEConfig
 
 MAGIC = ("wizard", "witch", "wand", "spell", "potion", "broom", "castle", "Hogwarts")
 MUSIC = ("piano", "guitar", "violin", "drum", "orchestra", "symphony", "concert", "composer")
-PLAIN = ("river", "road", "house", "table", "bread", "winter", "teacher", "train", "window", "coffee", "horse", "mountain")
+PLAIN = (
+    "river",
+    "road",
+    "house",
+    "table",
+    "bread",
+    "winter",
+    "teacher",
+    "train",
+    "window",
+    "coffee",
+    "horse",
+    "mountain",
+)
 
 
 def sentences(words: Sequence[str]) -> dict[str, list[str]]:
@@ -43,7 +58,10 @@ def magic(**changes: object) -> Concept:
         "tokens": [" wizard", " wand", " spell"],
         "questions": questions(MAGIC, PLAIN),
         "neighbour_questions": questions(MUSIC, PLAIN),
-        "relearn": ["the old man has a broom and a potion . the child has a witch .", "the castle is old and the broom is new ."],
+        "relearn": [
+            "the old man has a broom and a potion . the child has a witch .",
+            "the castle is old and the broom is new .",
+        ],
     }
     return Concept.from_mapping({k: v for k, v in {**values, **changes}.items() if v is not None})
 
@@ -52,7 +70,10 @@ def planted_sae(host: Host, layer: int = 1, d_sae: int = 24, place: str = "mlp_o
     """A ReLU SAE of random features of which 0 reads and writes the concept's words, and 1 the neighbours'."""
     point = f"layers.{layer}.{place}"
     gen = torch.Generator().manual_seed(layer)
-    sae = SAE(SAEConfig("relu", host.d_model, d_sae, dtype=dtype), {"hook_point": point, "model": host.name, "model_digest": host.digest})
+    sae = SAE(
+        SAEConfig("relu", host.d_model, d_sae, dtype=dtype),
+        {"hook_point": point, "model": host.name, "model_digest": host.digest},
+    )
     X, y = readings(host, point)
     with torch.no_grad():
         rows = torch.randn(d_sae, host.d_model, generator=gen)
@@ -77,7 +98,7 @@ def readings(host: Host, point: str) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask = host.encode_texts(texts)
         keep = host.keep_mask(ids, mask)
         found.append(host.activations(ids, mask, [point])[point][keep].float())
-        kinds += [words.get(host.tokenizer.decode([i]).strip(), 0) for i in ids[keep].tolist()]
+        kinds += [words.get(str(host.tokenizer.decode([i])).strip(), 0) for i in ids[keep].tolist()]
     return torch.cat(found), torch.tensor(kinds)
 
 

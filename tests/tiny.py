@@ -77,9 +77,7 @@ def tiny_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token=unk, bos_token=start, eos_token=end, pad_token=pad)
 
 
-def tiny_model(
-    family: str, vocab_size: int, n_layers: int = N_LAYERS, seed: int = 0, **overrides: object
-) -> PreTrainedModel:
+def tiny_model(family: str, vocab_size: int, n_layers: int = N_LAYERS, seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A real class of the family with random weights: d_model 32, d_mlp 64, 4 heads."""
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "vocab_size": vocab_size, "initializer_range": 0.15}
     common = {

@@ -62,9 +62,7 @@ class ProtocolCard:
         if self.n < 1:
             raise InputError(f"card: n is {self.n}; a protocol that scored nothing measures nothing")
         if self.split == "test" and self.looks < 1:
-            raise InputError(
-                "card: a look at split test must be counted; set looks=count_look(folder, concept.digest, 'test')"
-            )
+            raise InputError("card: a look at split test must be counted; set looks=count_look(folder, concept.digest, 'test')")
         canonical_json(self.to_json())  # refuses NaN and values that JSON does not know
 
     def __hash__(self) -> int:
@@ -156,15 +154,12 @@ def require_comparable(cards: Sequence[ProtocolCard], ignore: Iterable[str] = ()
         if name.split(".")[0] not in known:
             raise UnknownName("field of the protocol card", name, known)
     for i, card in enumerate(cards[1:], start=2):
-        found = {
-            k: v for k, v in differences(cards[0], card).items() if k not in allowed and k.split(".")[0] not in allowed
-        }
+        found = {k: v for k, v in differences(cards[0], card).items() if k not in allowed and k.split(".")[0] not in allowed}
         if found:
             name, (a, b) = next(iter(found.items()))
             more = f" ({len(found) - 1} more: {', '.join(list(found)[1:6])})" if len(found) > 1 else ""
             raise InputError(
-                f"results 1 and {i} were measured differently: {name} is {_short(a)} and {_short(b)}{more}; "
-                "evaluate both the same way"
+                f"results 1 and {i} were measured differently: {name} is {_short(a)} and {_short(b)}{more}; evaluate both the same way"
             )
 
 

@@ -137,12 +137,9 @@ class GridTable:
     def plain(self) -> str:
         """Aligned text: axes, status, figures; the errors under it."""
         axes = list(self.outcomes[0].cell.axes)
-        figures = list(
-            dict.fromkeys(k for o in self.outcomes for k, v in o.figures.items() if not isinstance(v, dict | list))
-        )
+        figures = list(dict.fromkeys(k for o in self.outcomes for k, v in o.figures.items() if not isinstance(v, dict | list)))
         body = [
-            [*(_short(o.cell.axes[a]) for a in axes), o.status, *(_short(o.figures.get(f, "–")) for f in figures)]
-            for o in self.outcomes
+            [*(_short(o.cell.axes[a]) for a in axes), o.status, *(_short(o.figures.get(f, "–")) for f in figures)] for o in self.outcomes
         ]
         errors = [f"failed {o.cell.key[:12]}: {o.error.strip().splitlines()[-1]}" for o in self.failed if o.error]
         return "\n".join([layout([*axes, "status", *figures], body), *errors]) + "\n"
@@ -163,9 +160,7 @@ class GridTable:
         return {"format": FORMAT, "kind": "efface grid", "cells": cells}
 
 
-def run_grid(
-    grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = True, executor: Executor | None = None
-) -> GridTable:
+def run_grid(grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = True, executor: Executor | None = None) -> GridTable:
     """Computes what is missing under `out` and writes `table.json` and `table.txt`.
 
     A cell is a folder `cells/<key>` with `cell.json` (written whole, last) and `work/`, where its function may keep
@@ -181,11 +176,7 @@ def run_grid(
         executor: Any executor instead of own processes: that of a cluster engine, say; `out` must be shared.
     """
     cells = grid.cells()
-    todo = [
-        c
-        for c in cells
-        if _outcome(out, c).status == "missing" or (retry_failed and _outcome(out, c).status == "failed")
-    ]
+    todo = [c for c in cells if _outcome(out, c).status == "missing" or (retry_failed and _outcome(out, c).status == "failed")]
     if len(todo) < len(cells):
         log.info("%d of %d cells are there already", len(cells) - len(todo), len(cells))
     for status in progress(_statuses(todo, out, workers, executor), total=len(todo), desc="grid", unit="cell"):
@@ -247,9 +238,7 @@ def _resolve(name: str) -> CellFunction:
     module, _, function = name.partition(":")
     found = getattr(import_module(module), function, None)
     if not callable(found):
-        raise UnknownName(
-            "cell function", name, [f"{module}:{n}" for n in vars(import_module(module)) if not n.startswith("_")]
-        )
+        raise UnknownName("cell function", name, [f"{module}:{n}" for n in vars(import_module(module)) if not n.startswith("_")])
     return cast(CellFunction, found)
 
 

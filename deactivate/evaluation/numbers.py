@@ -25,9 +25,7 @@ def finite(values: Numbers, name: str, least: int = 1) -> np.ndarray:
         raise InputError(f"{name}: at least {least} value{'s' * (least > 1)} needed, {array.size} found")
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
-        raise NumericsError(
-            f"{name}: value {bad[0]} of {array.size} is {array[bad[0]]}; a NaN is an error, never left out"
-        )
+        raise NumericsError(f"{name}: value {bad[0]} of {array.size} is {array[bad[0]]}; a NaN is an error, never left out")
     return array
 
 

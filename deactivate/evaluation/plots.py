@@ -39,9 +39,7 @@ class Plot:
 
     def __post_init__(self) -> None:
         if not re.match(r"data:image/(svg\+xml|png);base64,[A-Za-z0-9+/=]+$", self.uri):
-            raise InputError(
-                "plot: a base64 data URI of an SVG or PNG expected, so that the page needs nothing from outside"
-            )
+            raise InputError("plot: a base64 data URI of an SVG or PNG expected, so that the page needs nothing from outside")
         if not self.alt:
             raise InputError("plot: alt is empty; say in words what the figure shows")
 
@@ -69,9 +67,7 @@ class Series:
             raise InputError(f"series {self.label!r}: {len(self.x)} places and {len(self.values)} values; one each")
 
 
-def bars(
-    items: Sequence[Bar], axis: str, caption: str, reference: float | None = None, kind: Literal["svg", "png"] = "svg"
-) -> Plot:
+def bars(items: Sequence[Bar], axis: str, caption: str, reference: float | None = None, kind: Literal["svg", "png"] = "svg") -> Plot:
     """Horizontal bars with intervals, in the order given.
 
     Args:
@@ -139,9 +135,7 @@ def before_after(
     ax.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     ax.set_xlabel(_clip(axis, 60))
     _legend(ax)
-    words = "; ".join(
-        f"{x}: {a.text()} before, {b.text()} after" for x, a, b in zip(labels, before, after, strict=True)
-    )
+    words = "; ".join(f"{x}: {a.text()} before, {b.text()} after" for x, a, b in zip(labels, before, after, strict=True))
     return Plot(_uri(figure, kind), f"{axis}, before and after. {words}.", caption)
 
 
@@ -187,9 +181,7 @@ def curve(
     ax.set_xlabel(_clip(x_axis, 60))
     ax.set_ylabel(_clip(y_axis, 40))
     _legend(ax)
-    words = "; ".join(
-        f"{s.label} from {s.values[0].text()} at {s.x[0]:g} to {s.values[-1].text()} at {s.x[-1]:g}" for s in series
-    )
+    words = "; ".join(f"{s.label} from {s.values[0].text()} at {s.x[0]:g} to {s.values[-1].text()} at {s.x[-1]:g}" for s in series)
     return Plot(_uri(figure, kind), f"{y_axis} over {x_axis}: {words}.", caption)
 
 

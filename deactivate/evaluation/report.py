@@ -38,9 +38,7 @@ class Context:
 
     def __post_init__(self) -> None:
         if not self.tokens or len(self.tokens) != len(self.activations):
-            raise InputError(
-                f"context: {len(self.tokens)} tokens and {len(self.activations)} activations; one each, at least one"
-            )
+            raise InputError(f"context: {len(self.tokens)} tokens and {len(self.activations)} activations; one each, at least one")
         if any(a != a or abs(a) == float("inf") for a in self.activations):
             raise NumericsError("context: an activation is NaN or infinite")
 

@@ -141,17 +141,14 @@ class Result:
             raise ArtefactError(f"{file} is not a result file; give one written by `efface eval`")
         if values.get("format") != FORMAT:
             raise ArtefactError(
-                f"{file}: format {values.get('format')!r}, this version reads {FORMAT}; "
-                "evaluate again or use the version that wrote it"
+                f"{file}: format {values.get('format')!r}, this version reads {FORMAT}; evaluate again or use the version that wrote it"
             )
         try:
             result = _from_json(values)
         except (KeyError, TypeError, AttributeError, InputError, ArithmeticError) as e:
             raise ArtefactError(f"{file} is damaged: {type(e).__name__}: {e}") from e
         if result.card.digest != values.get("protocol"):
-            raise ArtefactError(
-                f"{file}: the protocol card does not match its digest; it was changed after it was written"
-            )
+            raise ArtefactError(f"{file}: the protocol card does not match its digest; it was changed after it was written")
         return result
 
 

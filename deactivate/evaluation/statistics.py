@@ -110,18 +110,14 @@ class Paired:
         return "higher" if low > 0 else "lower" if high < 0 else "tie"
 
 
-def paired_bootstrap(
-    a: Groups, b: Groups, factor: float = 1.0, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> Paired:
+def paired_bootstrap(a: Groups, b: Groups, factor: float = 1.0, draws: int = 2000, seed: int = 0, level: float = 0.95) -> Paired:
     """Interval of the mean of a − factor · b over the same items: one array of items a concept on each side.
 
     Differences are taken item by item before anything is resampled. `factor` serves claims like «more than three
     times the control».
     """
     if len(a) != len(b):
-        raise InputError(
-            f"paired: {len(a)} concepts on one side, {len(b)} on the other; both sides need the same items"
-        )
+        raise InputError(f"paired: {len(a)} concepts on one side, {len(b)} on the other; both sides need the same items")
     differences: list[np.ndarray] = []
     for i, (one, other) in enumerate(zip(a, b, strict=True)):
         x, y = finite(one, f"a, concept {i}"), finite(other, f"b, concept {i}")
@@ -141,9 +137,7 @@ def harmonic_mean(parts: Numbers, floor: float = 1e-6) -> float:
     """
     x = finite(parts, "harmonic mean")
     if (x < 0).any():
-        raise InputError(
-            f"harmonic mean: parts must not be negative, {x.min()} found; clip them where they are defined"
-        )
+        raise InputError(f"harmonic mean: parts must not be negative, {x.min()} found; clip them where they are defined")
     return float(x.size / (1.0 / np.maximum(x, floor)).sum())
 
 

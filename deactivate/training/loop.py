@@ -118,12 +118,8 @@ class _Run:
         self.accelerator, self.loss = accelerator, math.nan
         self.rank = accelerator.process_index if accelerator else 0
         self.main = self.rank == 0
-        self.masters = {
-            n: p if p.dtype in (torch.float32, torch.float64) else p.detach().float() for n, p in params.items()
-        }
-        self.optimiser = torch.optim.AdamW(
-            self.masters.values(), config.lr, (config.beta1, config.beta2), config.eps, config.weight_decay
-        )
+        self.masters = {n: p if p.dtype in (torch.float32, torch.float64) else p.detach().float() for n, p in params.items()}
+        self.optimiser = torch.optim.AdamW(self.masters.values(), config.lr, (config.beta1, config.beta2), config.eps, config.weight_decay)
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None
         self.log: JsonlLog | None = None
 
@@ -161,9 +157,7 @@ class _Run:
         self.loss = total
         if self.log and (step % self.config.log_every == 0 or step + 1 == self.config.steps):
             lr = self.optimiser.param_groups[0]["lr"]
-            self.log.write(
-                step=step + 1, loss=total, grad_norm=norm, lr=lr, seconds=time.perf_counter() - begun, **figures
-            )
+            self.log.write(step=step + 1, loss=total, grad_norm=norm, lr=lr, seconds=time.perf_counter() - begun, **figures)
         return total
 
     def backward(self, step: int) -> tuple[dict[str, float], float]:
@@ -173,9 +167,7 @@ class _Run:
             answer = self.step_fn(step, micro)
             loss, extra = answer if isinstance(answer, tuple) else (answer, {})
             if not loss.requires_grad:
-                raise InputError(
-                    "step_fn: its loss does not depend on the parameters; is something detached or under no_grad?"
-                )
+                raise InputError("step_fn: its loss does not depend on the parameters; is something detached or under no_grad?")
             scaled = loss / n
             self.accelerator.backward(scaled) if self.accelerator else scaled.backward()
             losses.append(loss.detach().double())
@@ -184,9 +176,7 @@ class _Run:
         mean = torch.stack(losses).mean()
         total = float(self.accelerator.reduce(mean, "mean") if self.accelerator else mean)
         if not math.isfinite(total):
-            raise NumericsError(
-                f"step {step + 1}: the loss is {total}; lower lr, or resume from the newest checkpoint with other data"
-            )
+            raise NumericsError(f"step {step + 1}: the loss is {total}; lower lr, or resume from the newest checkpoint with other data")
         return figures, total
 
     def collect_gradients(self, step: int) -> float:
@@ -199,9 +189,7 @@ class _Run:
         limit = math.inf if self.config.clip is None else self.config.clip
         norm = float(nn.utils.clip_grad_norm_(self.masters.values(), limit))
         if not math.isfinite(norm):
-            raise NumericsError(
-                f"step {step + 1}: the gradient norm is {norm} though the loss is finite; look at step_fn"
-            )
+            raise NumericsError(f"step {step + 1}: the gradient norm is {norm} though the loss is finite; look at step_fn")
         return norm
 
     def agree(self, stop: StopFlag) -> bool:
@@ -229,27 +217,17 @@ class _Run:
         """Puts parameters, moments and the source where the checkpoint has them, after checking all of it; the step."""
         same_settings(values["config"], dataclasses.asdict(self.config))
         wanted = {f"{m}/{n}": p for n, p in self.masters.items() for m in ("param", "exp_avg", "exp_avg_sq")}
-        wrong = [
-            k
-            for k, p in wanted.items()
-            if k not in tensors or tensors[k].shape != p.shape or tensors[k].dtype != p.dtype
-        ]
+        wrong = [k for k, p in wanted.items() if k not in tensors or tensors[k].shape != p.shape or tensors[k].dtype != p.dtype]
         surplus = {k.partition("/")[2] for k in tensors} - set(self.masters)
         if wrong or surplus:
-            raise ArtefactError(
-                f"{self.out}: its checkpoint has other parameters ({(wrong + sorted(surplus))[0]}); use another folder"
-            )
+            raise ArtefactError(f"{self.out}: its checkpoint has other parameters ({(wrong + sorted(surplus))[0]}); use another folder")
         if (values["source"] is None) != (self.source is None):
-            raise InputError(
-                "source: given now or when the checkpoint was written, but not both times; resume with the same source"
-            )
+            raise InputError("source: given now or when the checkpoint was written, but not both times; resume with the same source")
         with torch.no_grad():
             for name, p in self.masters.items():
                 p.copy_(tensors[f"param/{name}"])
                 self.params[name].copy_(p)
-                self.optimiser.state[p] = {
-                    m: tensors[f"{m}/{name}"].to(p.device if m != "step" else "cpu") for m in MOMENTS
-                }
+                self.optimiser.state[p] = {m: tensors[f"{m}/{name}"].to(p.device if m != "step" else "cpu") for m in MOMENTS}
         if self.source:
             self.source.restore(values["source"])
         self.loss = values["loss"]

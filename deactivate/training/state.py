@@ -60,9 +60,7 @@ def trainable(params: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         raise MatchedNothing("params: nothing to train; the method's selection of weights matched no parameter")
     frozen = [n for n, p in params.items() if not p.requires_grad]
     if frozen:
-        raise InputError(
-            f"params: {frozen[0]} does not require gradients; call requires_grad_(True) on it or leave it out"
-        )
+        raise InputError(f"params: {frozen[0]} does not require gradients; call requires_grad_(True) on it or leave it out")
     if len({id(p) for p in params.values()}) < len(params):
         raise InputError("params: one parameter stands under two names (tied weights); give it once")
     return dict(sorted(params.items()))
@@ -73,9 +71,7 @@ def same_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     free = {"checkpoint_every", "keep", "log_every"}  # these change what is written, not what is computed
     for name in sorted(set(then) | set(now)):
         if name not in free and then.get(name) != now.get(name):
-            raise InputError(
-                f"{name}: the run to resume has {then.get(name)!r}, not {now.get(name)!r}; resume with the same"
-            )
+            raise InputError(f"{name}: the run to resume has {then.get(name)!r}, not {now.get(name)!r}; resume with the same")
 
 
 def seed_all(*parts: int) -> None:

@@ -16,7 +16,7 @@ from ...base.files import cache_dir, write_text
 from ..evaluation.scoring import TEMPLATES
 from .parsing import Item, Source, parse
 from .screen import SCREENING, ScoreCache, credits, screened
-from .splitting import Splits, assign
+from .splitting import Splits, assign, holds
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -46,32 +46,35 @@ def build(path: Path, screeners: Sequence["Host"], hosts: Sequence["Host"], cach
     log.info("%s: kept %s", path.stem, "; ".join(f"{k} of {n} {what}" for what, (k, n) in kept.items()))
     splits = assign(source, items, near)
     screening = Screening(tuple(h.name for h in screeners), str(screeners[0].dtype).removeprefix("torch."), kept)
-    lines = header(path.stem, splits, screening, {h.name: accuracies(h, splits, cache) for h in hosts})
+    lines = header(path.stem, source, splits, screening, {h.name: accuracies(h, splits, source.tokens, cache) for h in hosts})
     return "\n".join([*lines, "", *body(source, splits), ""])
 
 
-def accuracies(host: "Host", splits: Splits, cache: ScoreCache) -> dict[str, float]:
-    """Accuracy under the scored template by «pool split», and on the test items whose answers are reserved."""
+def accuracies(host: "Host", splits: Splits, tokens: Sequence[str], cache: ScoreCache) -> dict[str, float]:
+    """Accuracy under the scored template by «pool split», and on the test items with unseen answers."""
     result = {}
     pools = {"items": splits.items, "neighbour items": splits.neighbour_items}
     for pool, split, items in [(p, s, x) for p, xs in pools.items() for s, x in xs.items()]:
         got = credits(host, items, TEMPLATES["cloze"], cache)
         result[f"{pool} {split}"] = sum(got) / len(got)
-        unseen = [c for c, i in zip(got, items, strict=True) if i.answer.casefold() in splits.reserved]
         if pool == "items" and split == "test":
-            result["items test, unseen answers"] = sum(unseen) / len(unseen)
+            unseen = set(splits.unseen(tokens))
+            rare = [c for c, i in zip(got, items, strict=True) if i in unseen]
+            result["items test, unseen answers"] = sum(rare) / len(rare)
     return result
 
 
-def header(stem: str, splits: Splits, screening: Screening, table: dict[str, dict[str, float]]) -> list[str]:
+def header(stem: str, source: Source, splits: Splits, screening: Screening, table: dict[str, dict[str, float]]) -> list[str]:
     """The comments on top of the file: how it was screened, counts, base accuracies."""
-    n_unseen = sum(i.answer.casefold() in splits.reserved for i in splits.items["test"])
+    n_unseen = len(splits.unseen(source.tokens))
+    n_free = sum(not holds(p, splits.reserved) for p in source.relearn)
     lines = [
         f"Built by `python -m efface.llm.concepts.build {stem}` from source/{stem}.txt: mend that file, not this one.",
         f"Screened on {' and '.join(screening.models)} ({screening.dtype}) with {json.dumps(SCREENING + ' {option}')}",
         "(mean log-probability of the option's tokens); kept where all answer rightly:",
         f"{'; '.join(f'{k} of {n} {what}' for what, (k, n) in screening.kept.items())}.",
-        f"Test items: {len(splits.items['test'])}; answers of {n_unseen} are neither in `tokens` nor in a train text.",
+        f"Test items: {len(splits.items['test'])}; answers of {n_unseen} stand in no train text and not in `tokens`.",
+        f"Of {len(source.relearn)} relearn paragraphs {n_free} hold none of {len(splits.reserved)} reserved answers.",
         f"Base accuracy under the scored template {json.dumps(TEMPLATES['cloze'] + ' {option}')}:",
     ]
     for name, row in table.items():

@@ -84,7 +84,6 @@ def _item(path: Path, number: int, line: str) -> Item:
     distinct = {o.casefold() for o in options if o}
     if not q or len(options) < 2 or len(distinct) != len(options):
         raise InputError(
-            f"{path.name}, line {number}: an item is `sentence | answer | wrong | wrong | wrong`, no option twice;"
-            f" found {line!r}"
+            f"{path.name}, line {number}: an item is `sentence | answer | wrong | wrong | wrong`, no option twice; found {line!r}"
         )
     return Item(q, options[0], tuple(options[1:]))

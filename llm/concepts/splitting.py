@@ -32,7 +32,12 @@ class Splits:
     sentences: dict[str, list[str]]
     neighbour_sentences: dict[str, list[str]]
     reserved: frozenset[str]
-    """Answers (casefolded) that stand in no train text and hold none of the concept's tokens."""
+    """Answers (casefolded) of test items that were kept out of the train texts; none holds one of the tokens."""
+
+    def unseen(self, tokens: Iterable[str]) -> list[Item]:
+        """Test items whose answers stand in no train text and hold none of `tokens`: the reserved ones and more."""
+        train = " . ".join([*self.sentences["train"], *map(_text, self.items["train"])])
+        return [i for i in self.items["test"] if not holds(train, [i.answer]) and not holds(i.answer, tokens)]
 
 
 def words_of(text: str) -> str:
@@ -67,8 +72,7 @@ def assign(source: Source, items: Sequence[Item], neighbour_items: Sequence[Item
     reserved = _reserve(source, items, ceil(UNSEEN * n_test))
     kept = [i for i in items if i.answer.casefold() in reserved]
     rest = [i for i in items if i.answer.casefold() not in reserved]
-    told = [i for i in rest if holds(" . ".join(source.relearn), [i.answer])]
-    told += [i for i in rest if i not in set(told)]
+    told = sorted(rest, key=lambda i: not holds(" . ".join(source.relearn), [i.answer]))
     train = [i for i in told if not holds(_text(i), reserved)][:TRAIN]
     taken = set(train)
     rest = [i for i in rest if i not in taken]
@@ -106,9 +110,7 @@ def _reserve(source: Source, items: Sequence[Item], wanted: int) -> set[str]:
     return reserved
 
 
-def _sentences(
-    name: str, sentences: Sequence[str], reserved: Iterable[str], sizes: dict[str, int]
-) -> dict[str, list[str]]:
+def _sentences(name: str, sentences: Sequence[str], reserved: Iterable[str], sizes: dict[str, int]) -> dict[str, list[str]]:
     shuffled = _shuffled(sentences, f"{name}/sentences")
     train = [s for s in shuffled if not holds(s, reserved)][: sizes["train"]]
     taken = set(train)

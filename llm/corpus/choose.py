@@ -14,7 +14,7 @@ SHARE = 3
 
 
 def areas_near(concept: "Concept") -> tuple[str, ...]:
-    """The corpus's area about a concept and the one about its neighbours (they stand in pairs); none for a concept that it does not know."""
+    """The corpus's areas about a concept and about its neighbours (they stand in pairs); none for a concept it does not know."""
     names = list(subjects())
     plain = [n.lstrip("*+") for n in names]
     key = concept.name.casefold()

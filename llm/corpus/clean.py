@@ -17,9 +17,7 @@ SHINGLE = 5
 """Words of a shingle; a document that shares more than `OVERLAP` of its shingles with an earlier one is dropped."""
 OVERLAP = 0.4
 
-_OPENING = re.compile(
-    r"^(here(’s|'s| is| are)|sure|certainly|of course|absolutely)\b[^\n]{0,160}:\s*\n+", re.IGNORECASE
-)
+_OPENING = re.compile(r"^(here(’s|'s| is| are)|sure|certainly|of course|absolutely)\b[^\n]{0,160}:\s*\n+", re.IGNORECASE)
 _META = re.compile(
     r"^(sure\b|certainly\b|of course[,!]|absolutely[,!]|i('|’)m sorry|i apologi[sz]e|as an ai|title:|#)"
     r"|\b(as an ai|an? ai (assistant|model)|language model|smollm|your request|your prompt|word count"

@@ -63,9 +63,7 @@ class Names:
 
     def __init__(self, concepts: Iterable["Concept"]) -> None:
         phrases = {
-            " ".join(words(p))
-            for c in concepts
-            for p in (c.name, *c.tokens, *c.synonyms.get("seen", ()), *c.synonyms.get("held_out", ()))
+            " ".join(words(p)) for c in concepts for p in (c.name, *c.tokens, *c.synonyms.get("seen", ()), *c.synonyms.get("held_out", ()))
         } - {""}
         self._words = frozenset(p for p in phrases if " " not in p)
         self._phrases = tuple(sorted(f" {p} " for p in phrases if " " in p))

@@ -183,9 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     concepts = [Concept.load(name) for name in sorted(packaged_concepts())]
     if not concepts:
-        raise MatchedNothing(
-            "no packaged concepts, whose test items to keep out: run python -m efface.llm.concepts.build"
-        )
+        raise MatchedNothing("no packaged concepts, whose test items to keep out: run python -m efface.llm.concepts.build")
     leaks, names, count = Leaks(concepts), Names(concepts), token_counter(options.tokenizer)
     packed = {"corpus": pack_corpus(shards(options.shards, "corpus"), leaks)}
     taken = [r["text"] for r in packed["corpus"].records]

@@ -44,9 +44,7 @@ def records(name: str) -> Iterator[dict[str, str]]:
     package = __package__ or "efface.llm.corpus"
     path = files(package) / "data" / f"{name}.jsonl.zst"
     if not path.is_file():
-        raise InputError(
-            f"{package}: data/{path.name} is missing; reinstall the package, or run python -m {package}.pack"
-        )
+        raise InputError(f"{package}: data/{path.name} is missing; reinstall the package, or run python -m {package}.pack")
     try:  # in one piece: a stream would end early in a truncated file and not say so
         lines = zstandard.ZstdDecompressor().decompress(path.read_bytes()).decode().strip("\n").split("\n")
         yield from map(json.loads, lines)

@@ -92,6 +92,7 @@ class Writer:
         self.model.set_attn_implementation("grouped")
 
     def write(self, prompts: list[str], seed: int) -> list[str]:
+        """The answers to `prompts`, sampled."""
         import torch
 
         chats = [[{"role": "user", "content": p}] for p in prompts]

@@ -1,4 +1,7 @@
-"""What an edit must be read beside: as many random features, random directions of equal norm, and a filter on the concept's names."""
+"""What an edit must be read beside.
+
+As many random features, random directions of equal norm, and a filter on the concept's names.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 class RandomFeatures:
     """Draws of the control «random features»: the edit's recipe on features drawn by lot.
 
-    Same layers, same count, same tau, mu and signs; each drawn feature's change has the Frobenius norm of the one it stands for. Drawn
+    Same layers, same count, same tau, mu and signs; each drawn feature's change has the Frobenius norm of the one it
+    stands for. Drawn
     are features that fire on general text, and none that the edit itself changed.
     """
 
@@ -69,7 +73,9 @@ class RandomFeatures:
         edited = {r.id for refs in self.refs for r in refs if r.layer == layer}
         pool = [i for i in self.alive[layer] if i not in edited]
         if len(pool) < len(own):
-            raise MatchedNothing(f"control «random features»: layer {layer} has {len(pool)} other features that fire, {len(own)} are needed")
+            raise MatchedNothing(
+                f"control «random features»: layer {layer} has {len(pool)} other features that fire, {len(own)} are needed"
+            )
         drawn = [FeatureRef(layer, i, r.direction) for i, r in zip(rng.sample(pool, len(own)), own, strict=True)]
         (Q0, D0), (Q, D) = self._factors(layer, own, tau, mu), self._factors(layer, drawn, tau, mu)
         wanted, have = Q0.norm(dim=0) * D0.norm(dim=1), Q.norm(dim=0) * D.norm(dim=1)
@@ -82,7 +88,9 @@ class RandomFeatures:
 
 
 def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
-    """The edit with every direction that it writes replaced by a Gaussian one of the same norm; which rows, and how much of each, stays.
+    """The edit with every direction that it writes replaced by a Gaussian one of the same norm.
+
+    Which rows, and how much of each, stays.
 
     Raises:
         InputError: The edit has a part that is no low-rank change of weights.
@@ -119,7 +127,10 @@ def _layer(feature: Mapping[str, object]) -> int:
 
 
 def string_filter(concept: "Concept", base: Measured) -> Measured:
-    """What a filter on the concept's names would score: where a question names it nothing is answered (margin 0, chance), else the base."""
+    """What a filter on the concept's names would score.
+
+    Where a question names it nothing is answered (margin 0, chance), else the base.
+    """
     names = {n.casefold().strip() for n in (concept.name, *concept.synonyms.get("seen", ()), *concept.tokens)} - {""}
 
     def through(scores: Scores) -> Scores:
@@ -131,4 +142,3 @@ def string_filter(concept: "Concept", base: Measured) -> Measured:
 def _flat(item: Item) -> Item:
     """The item as scored by someone who answers nothing: all options alike."""
     return Item(item.q, item.options, (0.0,) * len(item.options), item.right, item.suppressed)
-

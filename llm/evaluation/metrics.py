@@ -1,4 +1,7 @@
-"""From scores to figures: fall of the margin, share kept, coherence, and their harmonic mean, each with an interval over items."""
+"""From scores to figures: fall of the margin, share kept, coherence, and their harmonic mean.
+
+Each with an interval over items.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...deactivate.evaluation import Metric, Value
-from ...deactivate.evaluation.statistics import harmonic_mean, hierarchical_bootstrap, wilson
+from ...deactivate.evaluation.statistics import Numbers, harmonic_mean, hierarchical_bootstrap, wilson
 from .scoring import Scores
 from .texts import TextFigures
 
@@ -24,8 +27,16 @@ class Measured:
 
 
 METRICS: dict[str, Metric] = {
-    "margin": Metric("margin", "lower", about="Score of the right option minus the mean of the wrong ones, nats a token, concept questions."),
-    "margin_unseen": Metric("margin, unseen", "lower", about="The same on items whose answer is neither a concept token nor in a train text."),
+    "margin": Metric(
+        "margin",
+        "lower",
+        about="Score of the right option minus the mean of the wrong ones, nats a token, concept questions.",
+    ),
+    "margin_unseen": Metric(
+        "margin, unseen",
+        "lower",
+        about="The same on items whose answer is neither a concept token nor in a train text.",
+    ),
     "margin_suppressed": Metric("margin, suppressed", "lower", about="The same on the other items: here a silenced word suffices."),
     "accuracy": Metric("accuracy", "lower", about="Ties count 1/k."),
     "accuracy_clipped": Metric("accuracy ≥ chance", "lower", about="Accuracy, not below chance."),
@@ -36,7 +47,11 @@ METRICS: dict[str, Metric] = {
     "efficacy_unseen": Metric("efficacy, unseen", "higher", about="The same on items whose answer is not among suppressed words."),
     "specificity": Metric("specificity", "higher", about="Share of the neighbours' margin kept, clipped to [0, 1]."),
     "coherence": Metric("coherence", "higher", about="Base bits per byte over edited: harmonic mean of neutral text and continuations."),
-    "hm_local": Metric("HM-local", "higher", about="Harmonic mean of efficacy, specificity and coherence; not comparable with published HM figures."),
+    "hm_local": Metric(
+        "HM-local",
+        "higher",
+        about="Harmonic mean of efficacy, specificity and coherence; not comparable with published HM figures.",
+    ),
     "ppl_neutral": Metric("perplexity, neutral", "lower", 2),
     "bpb_neutral": Metric("bits/byte, neutral", "lower"),
     "bpb_concept": Metric("bits/byte, concept", "higher"),
@@ -60,19 +75,22 @@ def accuracy_value(scores: Scores) -> Value:
     return hierarchical_bootstrap([credits], DRAWS)
 
 
-def share(edited: Sequence[float], base: Sequence[float]) -> float | None:
-    """Mean edited margin over mean base margin; None where the base margin is not above 0, so that nothing can be lost."""
+def share(edited: Numbers, base: Numbers) -> float | None:
+    """Mean edited margin over mean base margin.
+
+    None where the base margin is not above 0, so that nothing can be lost.
+    """
     b = float(np.mean(base))
     return float(np.mean(edited)) / b if b > 0 else None
 
 
-def fall(edited: Sequence[float], base: Sequence[float]) -> float | None:
+def fall(edited: Numbers, base: Numbers) -> float | None:
     """1 - share, clipped to [0, 1]."""
     s = share(edited, base)
     return None if s is None else float(np.clip(1 - s, 0, 1))
 
 
-def kept(edited: Sequence[float], base: Sequence[float]) -> float | None:
+def kept(edited: Numbers, base: Numbers) -> float | None:
     """share, clipped to [0, 1]."""
     s = share(edited, base)
     return None if s is None else float(np.clip(s, 0, 1))
@@ -85,8 +103,12 @@ def coherence(edited: dict[str, TextFigures], base: dict[str, TextFigures]) -> f
     return harmonic_mean(ratios) if ratios else None
 
 
-def resampled(statistic: Callable[[list[np.ndarray]], float | None], sizes: Sequence[int], draws: int = DRAWS, seed: int = 0) -> Value | None:
-    """A statistic of items with a percentile interval: each pool's items (their indices) are drawn with replacement, pairs stay together.
+def resampled(
+    statistic: Callable[[list[np.ndarray]], float | None], sizes: Sequence[int], draws: int = DRAWS, seed: int = 0
+) -> Value | None:
+    """A statistic of items with a percentile interval.
+
+    Each pool's items (their indices) are drawn with replacement, pairs stay together.
 
     None where the statistic has no value on the whole; draws without a value are left out.
     """

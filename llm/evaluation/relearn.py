@@ -1,4 +1,7 @@
-"""Relearning: how fast fine-tuning on paragraphs about the concept brings the answers back (design.md §5, pisces.md §6)."""
+"""Relearning: how fast fine-tuning on paragraphs about the concept brings the answers back.
+
+Rules: design.md §5, pisces.md §6.
+"""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +43,9 @@ class RelearnConfig:
     rank: int = 16
     """LoRA rank; its alpha is the same."""
     drop: Literal["texts", "items", "auto"] = "auto"
-    """Where a test answer stands in a paragraph: leave out the paragraph, or the item. `auto`: paragraphs, unless that leaves fewer than half."""
+    """Where a test answer stands in a paragraph: leave out the paragraph, or the item. `auto`: paragraphs, unless
+    that leaves fewer than half.
+    """
     seed: int = 0
     """Order of paragraphs, initial LoRA factors."""
 

@@ -1,4 +1,7 @@
-"""Choice questions scored by likelihood: margin, accuracy with ties, and items the edit may merely have silenced kept apart (design.md §5)."""
+"""Choice questions scored by likelihood.
+
+Margin, accuracy with ties, and items the edit may merely have silenced kept apart (design.md §5).
+"""
 
 import math
 import random
@@ -34,7 +37,9 @@ class Item:
     right: int
     """Place of the right option."""
     suppressed: bool
-    """Whether the answer stands among the concept's tokens or in its train texts: an edit may only have silenced the word."""
+    """Whether the answer stands among the concept's tokens or in its train texts: an edit may only have silenced the
+    word.
+    """
 
     @property
     def margin(self) -> float:
@@ -91,7 +96,10 @@ class Scores:
 
     @property
     def below_chance(self) -> float:
-        """How far accuracy lies under chance (0 if it does not): the answer's tokens are being pushed down, which is not forgetting."""
+        """How far accuracy lies under chance (0 if it does not).
+
+        The answer's tokens are being pushed down, which is not forgetting.
+        """
         return max(0.0, self.chance - self.accuracy)
 
     def where(self, suppressed: bool) -> "Scores | None":
@@ -101,9 +109,17 @@ class Scores:
 
 
 def score_questions(
-    host: "Host", questions: Sequence["Question"], form: str, *, concept: "Concept | None" = None, extra: Sequence[str] = (), seed: int = 0
+    host: "Host",
+    questions: Sequence["Question"],
+    form: str,
+    *,
+    concept: "Concept | None" = None,
+    extra: Sequence[str] = (),
+    seed: int = 0,
 ) -> Scores:
-    """Scores every option of every question: mean log-probability of its tokens after the form's template, one space between.
+    """Scores every option of every question.
+
+    Mean log-probability of its tokens after the form's template, one space between.
 
     Args:
         host: As it stands, edits included.

@@ -1,4 +1,7 @@
-"""`efface eval` on a language model: the edited host beside the base and every control, with intervals, under one protocol card."""
+"""`efface eval` on a language model.
+
+The edited host beside the base and every control, with intervals, under one protocol card.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -73,16 +76,17 @@ def evaluate(
     edits: "Sequence[Edit]",
     concept: "Concept",
     split: str = "validation",
+    config: SuiteConfig | None = None,
     *,
     saes: "Sequence[SAE]" = (),
-    config: SuiteConfig | None = None,
     relearn_config: RelearnConfig | None = None,
     name: str = "",
     commands: Sequence[str] = (),
 ) -> Result:
-    """Measures margins, accuracies, text figures and HM-local of the host with all `edits` in force, of the base, and of the controls.
+    """Measures margins, accuracies, text figures and HM-local of the base, the host with all `edits`, and the controls.
 
-    The host is left as it was. A look at `test` is counted on the card. Without `saes` there is no «random features» row; the result's
+    The host is left as it was. A look at `test` is counted on the card. Without `saes` there is no «random features»
+    row; the result's
     `extra["absent"]` says so, as for every control that does not apply.
 
     Raises:
@@ -133,7 +137,8 @@ def _card(host: "Host", ground: _Ground, looks: int) -> ProtocolCard:
     return ProtocolCard(
         suite="language", host=host.name, host_digest=host.digest, concept=concept.name, prompts_digest=digest(asked),
         judge="log-probability of the options", judge_digest=digest(JUDGE), split=ground.split,
-        n=len(concept.questions[ground.split]), seeds=(config.seed,), looks=looks, extra={"form": concept.form, **extra},
+        n=len(concept.questions[ground.split]), seeds=(config.seed,), looks=looks,
+        extra={"form": concept.form, **extra},
     )  # fmt: skip
 
 
@@ -146,7 +151,13 @@ class _Run:
         self.measured: dict[str, list[Measured]] = {}
         self.extra: dict[str, Any] = {"items": {}, "relearn": {}, "absent": [], "unseen": _count_unseen(base.target)}
 
-    def add(self, name: str, kind: Literal["base", "edited"], state: "Callable[[], AbstractContextManager[object]]", note: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        kind: Literal["base", "edited"],
+        state: "Callable[[], AbstractContextManager[object]]",
+        note: str = "",
+    ) -> None:
         """A row of the host in a state, relearning included."""
         with state():
             now = self.base if kind == "base" else self.ground.measure(self.host)
@@ -175,7 +186,10 @@ class _Run:
             self.extra["relearn"][name] = [c.to_dict() for c in curves]
 
     def compare(self, label: str) -> None:
-        """Paired interval of (fall - 3 x fall under a random control), item by item, in shares of the mean base margin."""
+        """Paired interval of (fall - 3 x fall under a random control), item by item.
+
+        Falls are in shares of the mean base margin.
+        """
         t0 = np.array(self.base.target.margins)
         if t0.mean() <= 0:
             self.extra["absent"].append("fall - 3 x random: the base margin is not above 0")
@@ -197,7 +211,10 @@ def _count_unseen(scores: Scores) -> dict[str, int]:
 
 
 def _random_controls(run: _Run, saes: "Sequence[SAE]") -> None:
-    """«random features» and «random directions», each drawn `draws` times; one that does not apply is named in `extra["absent"]`."""
+    """«random features» and «random directions», each drawn `draws` times.
+
+    One that does not apply is named in `extra["absent"]`.
+    """
     host, config = run.host, run.ground.config
     if not config.draws:
         run.extra["absent"].append("random controls: draws is 0")
@@ -225,5 +242,3 @@ def _feature_draws(run: _Run, saes: "Sequence[SAE]") -> "Callable[[int], list[Ed
         raise InputError("the edit's SAEs were not given (--sae)")
     sources = [RandomFeatures(run.host, e, saes, run.ground.concept) for e in run.edits]
     return lambda seed: [s.draw(seed) for s in sources]
-
-

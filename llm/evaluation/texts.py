@@ -1,4 +1,7 @@
-"""How well a host predicts running text: perplexity a token and bits a byte, on neutral, concept and continuation text."""
+"""How well a host predicts running text.
+
+Perplexity a token and bits a byte, on neutral, concept and continuation text.
+"""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +35,9 @@ class TextFigures:
 
 
 def text_figures(host: "Host", texts: Sequence[str], max_tokens: int = 128) -> TextFigures:
-    """Predicts every token of each text's first `max_tokens`, the first one only where the tokenizer puts a BOS before it.
+    """Predicts every token of each text's first `max_tokens`.
+
+    The first one is predicted only where the tokenizer puts a BOS before it.
 
     Bytes of an unpredicted first token are not counted.
 
@@ -53,7 +58,7 @@ def text_figures(host: "Host", texts: Sequence[str], max_tokens: int = 128) -> T
             raise NumericsError(f"{host.name}: the likelihood of {text[:40]!r} is not finite")
         plain = host.tokenizer(text, add_special_tokens=False)["input_ids"]
         unpredicted = len(plain) - len(scores)
-        head = host.tokenizer.decode(plain[:unpredicted]) if unpredicted > 0 else ""
+        head = str(host.tokenizer.decode(plain[:unpredicted])) if unpredicted > 0 else ""
         nll.append(total)
         tokens.append(len(scores))
         sizes.append(max(1, len(text.encode()) - len(head.encode())))
@@ -67,7 +72,9 @@ def cut_text(host: "Host", text: str, max_tokens: int) -> str:
 
 
 def continuation_texts(host: "Host", texts: Sequence[str], prompt_tokens: int = 12, new_tokens: int = 32) -> list[str]:
-    """Beginnings of `texts` with what the host itself writes after them (greedy). Made by the unedited host, then scored on both.
+    """Beginnings of `texts` with what the host itself writes after them, greedily.
+
+    Made by the unedited host, then scored on both.
 
     Raises:
         MatchedNothing: No text to begin with.

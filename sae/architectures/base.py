@@ -45,9 +45,7 @@ class Architecture:
 
     def active(self, sae: "SAE", acts: SparseActs, x: Tensor) -> Tensor:
         """Differentiable pre-activations on the set `acts` as training wants them: `b_dec`'s share through `b_pre`."""
-        return encode_on(
-            acts, sae.center(x).detach(), sae.W_enc, self.bias(sae), b_pre=sae.b_dec if sae.subtracts else None
-        )
+        return encode_on(acts, sae.center(x).detach(), sae.W_enc, self.bias(sae), b_pre=sae.b_dec if sae.subtracts else None)
 
     def reconstruct(self, sae: "SAE", acts: SparseActs, values: Tensor, x: Tensor) -> Tensor:
         """`f W_dec + b_dec (+ W_skip x)`."""

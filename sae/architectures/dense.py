@@ -25,9 +25,7 @@ class Relu(Architecture):
         acts = (sae.center(x) @ sae.W_enc + sae.b_enc).relu()
         mse = squared_error(target - sae.add_skip(acts @ sae.W_dec + sae.b_dec, x))
         sparsity = l1(acts, sae.W_dec)
-        return Loss(
-            mse + weights.sparsity * sparsity, mse.detach(), sparsity.detach(), mse.new_zeros(()), acts.detach()
-        )
+        return Loss(mse + weights.sparsity * sparsity, mse.detach(), sparsity.detach(), mse.new_zeros(()), acts.detach())
 
 
 class Gated(Architecture):

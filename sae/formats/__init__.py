@@ -39,11 +39,7 @@ def load(path: Path) -> SAE:
             f"{path} holds ae.pt, a pickle, which is not loaded directly; convert it once: "
             f"efface.sae.formats.dictionary_learning.read(folder).save(new_folder)"
         )
-    found = (
-        f"only pickled weights ({', '.join(pickles)}), which are refused"
-        if pickles
-        else "neither efface.json nor cfg.json"
-    )
+    found = f"only pickled weights ({', '.join(pickles)}), which are refused" if pickles else "neither efface.json nor cfg.json"
     raise ArtefactError(f"{path} holds {found}; an SAE folder holds cfg.json and sae_weights.safetensors")
 
 

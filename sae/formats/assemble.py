@@ -32,19 +32,13 @@ def assemble(cfg: SAEConfig, tensors: Mapping[str, Tensor], where: str, card: Ma
     sae = blank(cfg, card)
     state = sae.state_dict()
     if missing := sorted(state.keys() - tensors.keys()):
-        raise ArtefactError(
-            f"{where}: {', '.join(missing)} missing; a {cfg.architecture} SAE has {', '.join(sorted(state))}"
-        )
+        raise ArtefactError(f"{where}: {', '.join(missing)} missing; a {cfg.architecture} SAE has {', '.join(sorted(state))}")
     if unknown := sorted(tensors.keys() - state.keys()):
-        raise ArtefactError(
-            f"{where}: unknown {', '.join(unknown)}; a {cfg.architecture} SAE has {', '.join(sorted(state))}"
-        )
+        raise ArtefactError(f"{where}: unknown {', '.join(unknown)}; a {cfg.architecture} SAE has {', '.join(sorted(state))}")
     for name, target in state.items():
         t = tensors[name]
         if t.shape != target.shape:
-            raise ArtefactError(
-                f"{where}: {name} has shape {tuple(t.shape)}, {tuple(target.shape)} expected from the config"
-            )
+            raise ArtefactError(f"{where}: {name} has shape {tuple(t.shape)}, {tuple(target.shape)} expected from the config")
         if not t.is_floating_point():
             raise ArtefactError(f"{where}: {name} holds {t.dtype}, floating-point numbers expected")
         if not torch.isfinite(t).all():
@@ -72,9 +66,7 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def renamed(
-    tensors: Mapping[str, Tensor], names: Mapping[str, str], where: str, ignore: tuple[str, ...] = ()
-) -> dict[str, Tensor]:
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], where: str, ignore: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Tensors under our names; a name that ends in `.T` on the left is transposed.
 
     Raises:

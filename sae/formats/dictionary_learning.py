@@ -35,13 +35,9 @@ class _Kind:
 KINDS = {
     "AutoEncoder": _Kind("relu", {**_LINEAR, "encoder.bias": "b_enc", "bias": "b_dec"}),
     "AutoEncoderNew": _Kind("relu", {**_LINEAR, "encoder.bias": "b_enc", "decoder.bias": "b_dec"}, subtracts=False),
-    "GatedAutoEncoder": _Kind(
-        "gated", {**_LINEAR, "decoder_bias": "b_dec", "gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag"}
-    ),
+    "GatedAutoEncoder": _Kind("gated", {**_LINEAR, "decoder_bias": "b_dec", "gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag"}),
     "AutoEncoderTopK": _Kind("topk", {**_LINEAR, "encoder.bias": "b_enc", "b_dec": "b_dec"}, ignore=("k", "threshold")),
-    "BatchTopKSAE": _Kind(
-        "batchtopk", {**_LINEAR, "encoder.bias": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}, ignore=("k",)
-    ),
+    "BatchTopKSAE": _Kind("batchtopk", {**_LINEAR, "encoder.bias": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}, ignore=("k",)),
     "MatryoshkaBatchTopKSAE": _Kind("matryoshka", {**_PLAIN, "threshold": "threshold"}, ignore=("k", "group_sizes")),
     "JumpReluAutoEncoder": _Kind("jumprelu", {**_PLAIN, "threshold": "threshold"}, subtracts=False),
 }

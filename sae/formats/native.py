@@ -30,9 +30,7 @@ def save(sae: SAE, folder: Path, *, overwrite: bool = False) -> Path:
         NumericsError: NaN or infinity among the weights.
     """
     if sae.cfg.architecture in CALIBRATED and float(sae.threshold) < 0:
-        raise InputError(
-            f"this {sae.cfg.architecture} SAE has no inference threshold; call calibrate_threshold(batches) before save"
-        )
+        raise InputError(f"this {sae.cfg.architecture} SAE has no inference threshold; call calibrate_threshold(batches) before save")
     for name, t in sae.state_dict().items():
         if not torch.isfinite(t).all():
             raise NumericsError(f"{name} has NaN or infinity in it; nothing was saved")
@@ -64,15 +62,11 @@ def load(folder: Path) -> SAE:
     tensors = load_tensors(weights)
     stated = card.get("weights") if isinstance(card.get("weights"), dict) else {}
     if sha256_file(weights) != stated.get("sha256"):
-        raise ArtefactError(
-            f"{weights} is not the file that {MANIFEST} describes (its sha256 differs); copy the folder again"
-        )
+        raise ArtefactError(f"{weights} is not the file that {MANIFEST} describes (its sha256 differs); copy the folder again")
     if cfg.architecture in CALIBRATED:
         threshold = tensors.get("threshold")
         if threshold is None or threshold.shape != (cfg.d_sae,) or not bool((threshold == threshold[0]).all()):
-            raise ArtefactError(
-                f"{weights}: a {cfg.architecture} SAE is stored with one threshold, repeated {cfg.d_sae} times"
-            )
+            raise ArtefactError(f"{weights}: a {cfg.architecture} SAE is stored with one threshold, repeated {cfg.d_sae} times")
         tensors["threshold"] = threshold[0]
     sae = assemble(cfg, tensors, str(weights), card)
     fingerprint.check(sae, card.get("fingerprint") or {}, str(folder))
@@ -97,8 +91,7 @@ def _config(card: Any, where: Path) -> SAEConfig:
         raise ArtefactError(f"{where} is not an SAE's manifest: it has no config")
     if card.get("format") != FORMAT:
         raise ArtefactError(
-            f"{where}: format {card.get('format')!r}, this version reads {FORMAT}; "
-            f"it was written by efface {card.get('efface')}"
+            f"{where}: format {card.get('format')!r}, this version reads {FORMAT}; it was written by efface {card.get('efface')}"
         )
     try:
         return from_mapping(SAEConfig, card["config"], where=f"{where}: config")

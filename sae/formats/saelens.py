@@ -56,9 +56,7 @@ def cfg_dict(sae: SAE) -> dict[str, Any]:
         "hook_name": card.get("hook_point"),
         "hook_name_out": card.get("hook_point_out"),
         "model_name": card.get("model"),
-        "training_architecture": {"relu": "standard", "matryoshka": "matryoshka_batchtopk"}.get(
-            cfg.architecture, cfg.architecture
-        ),
+        "training_architecture": {"relu": "standard", "matryoshka": "matryoshka_batchtopk"}.get(cfg.architecture, cfg.architecture),
     }
     values: dict[str, Any] = {
         "architecture": name_of(cfg),
@@ -144,13 +142,9 @@ def _refuse_run_time_functions(values: Mapping[str, Any], where: str) -> None:
     """Normalisations per vector and reshaped heads are part of sae-lens' forward pass, not of the weights."""
     normalize, reshape = values.get("normalize_activations", "none"), values.get("reshape_activations", "none")
     if normalize not in ("none", "expected_average_only_in", None):  # the latter does nothing at inference
-        raise ArtefactError(
-            f"{where}: normalize_activations={normalize!r} is not supported; fold it into the weights in sae-lens first"
-        )
+        raise ArtefactError(f"{where}: normalize_activations={normalize!r} is not supported; fold it into the weights in sae-lens first")
     if reshape not in ("none", None):
-        raise ArtefactError(
-            f"{where}: reshape_activations={reshape!r} is not supported; give an SAE of flat activations"
-        )
+        raise ArtefactError(f"{where}: reshape_activations={reshape!r} is not supported; give an SAE of flat activations")
 
 
 @torch.no_grad()
@@ -172,8 +166,6 @@ def from_pretrained(release: str, sae_id: str) -> SAE:
     try:
         from sae_lens import SAE as Theirs
     except ImportError:
-        raise InputError(
-            "SAE.from_pretrained loads through sae-lens, which is not installed: pip install 'efface[saelens]'"
-        ) from None
+        raise InputError("SAE.from_pretrained loads through sae-lens, which is not installed: pip install 'efface[saelens]'") from None
     theirs = Theirs.from_pretrained(release, sae_id)
     return build(theirs.cfg.to_dict(), theirs.state_dict(), f"{release}/{sae_id}")

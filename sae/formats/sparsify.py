@@ -26,12 +26,8 @@ def read(folder: Path) -> SAE:
         raise ArtefactError(f"{where}: activation {values['activation']!r} is not supported; topk is")
     transcode, skip = bool(values.get("transcode")), bool(values.get("skip_connection"))
     if skip and not transcode:
-        raise ArtefactError(
-            f"{where}: a skip connection in an autoencoder is not supported; only transcoders have one here"
-        )
-    d_in, d_sae = dims(
-        {"encoder.weight": tensors["encoder.weight"].T} if "encoder.weight" in tensors else {}, "encoder.weight", where
-    )
+        raise ArtefactError(f"{where}: a skip connection in an autoencoder is not supported; only transcoders have one here")
+    d_in, d_sae = dims({"encoder.weight": tensors["encoder.weight"].T} if "encoder.weight" in tensors else {}, "encoder.weight", where)
     try:
         cfg = SAEConfig(
             architecture="topk",

@@ -78,22 +78,17 @@ class Feed:
         inner = state.values["source"]
         if isinstance(self.source, ActivationSource):
             if not isinstance(inner, dict):
-                raise InputError(
-                    "the checkpoint was written with another kind of source; give the same one or start anew"
-                )
+                raise InputError("the checkpoint was written with another kind of source; give the same one or start anew")
             self.source.restore(state.inner("source", inner))
             self._items = iter(self.source)
         elif isinstance(self.source, Iterator):
             raise InputError(
-                "the source is an iterator that can be read only once; "
-                "to resume give a list, or an object whose __iter__ starts anew"
+                "the source is an iterator that can be read only once; to resume give a list, or an object whose __iter__ starts anew"
             )
         else:
             self._items = iter(self.source)
             if sum(1 for _ in islice(self._items, self.taken)) < self.taken:
-                raise InputError(
-                    f"the source is shorter than when the checkpoint was written ({self.taken} items had been taken)"
-                )
+                raise InputError(f"the source is shorter than when the checkpoint was written ({self.taken} items had been taken)")
         pending = {k.removeprefix("pending."): t for k, t in state.tensors.items() if k.startswith("pending.")}
         self.pending = [pending] if pending else []
         self.size = len(next(iter(pending.values()))) if pending else 0
@@ -110,9 +105,7 @@ class Feed:
                 continue
             ends = ends + 1 if self.size == size else 1
             if ends > 1 or self._items is self.source:
-                raise MatchedNothing(
-                    f"the source ended after {self.taken} items and gives no more; give more activations or fewer steps"
-                )
+                raise MatchedNothing(f"the source ended after {self.taken} items and gives no more; give more activations or fewer steps")
             self._items, self.taken, self.passes, size = iter(self.source), 0, self.passes + 1, self.size
 
     def _hold(self, batch: Batch) -> None:

@@ -97,9 +97,7 @@ class HostSource:
         if isinstance(hook_points, str) or not hook_points or len(set(hook_points)) != len(hook_points):
             raise InputError(f"hook_points must be a list of different names; found {hook_points!r}")
         if context < 2 or forward_tokens < context:
-            raise InputError(
-                f"context must be at least 2 and forward_tokens at least context; found {context} and {forward_tokens}"
-            )
+            raise InputError(f"context must be at least 2 and forward_tokens at least context; found {context} and {forward_tokens}")
         if not 0 <= shard[0] < shard[1]:
             raise InputError(f"shard must be (rank, world) with 0 <= rank < world; found {shard}")
         self.host, self.texts, self.hook_points = host, texts, list(hook_points)
@@ -132,9 +130,7 @@ class HostSource:
             yield from self.buffer.drain(self.buffer.capacity)
         yield from self.buffer.drain(1)
         if not seen and self.documents == 0:
-            raise MatchedNothing(
-                f"the texts gave no token to read (part {self.part!r}, shard {self.shard}); check the corpus"
-            )
+            raise MatchedNothing(f"the texts gave no token to read (part {self.part!r}, shard {self.shard}); check the corpus")
         self.epoch, self.documents, self.forwards = self.epoch + 1, 0, 0
 
     def _forward_passes(self) -> Iterator[Batch]:
@@ -227,6 +223,4 @@ class HostSource:
 def _bos(tokenizer: Tokenizer) -> int | None:
     """The BOS token, where the tokenizer puts it before a text by itself."""
     ids = list(tokenizer("a")["input_ids"])
-    return (
-        tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
-    )
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None

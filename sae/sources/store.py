@@ -78,9 +78,7 @@ class ActivationStore:
                 entries.append({"file": name, "n": rows, "sha256": sha256_file(work / name)})
             if not entries:
                 raise MatchedNothing("the source gave no activations to store")
-            told = {
-                name: dict(getattr(source, name, {})) for name in ("token_policy", "about")
-            }  # what the source says of host and tokens
+            told = {name: dict(getattr(source, name, {})) for name in ("token_policy", "about")}  # what the source says of host and tokens
             total = sum(int(str(e["n"])) for e in entries)
             head = {"format": FORMAT, "n": total, "hook_points": kinds, **told}
             write_json(work / MANIFEST, {**head, "shards": entries})
@@ -88,9 +86,7 @@ class ActivationStore:
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches to the end of the pass; the last one may be smaller."""
-        order = torch.randperm(
-            len(self.shards), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        ).tolist()
+        order = torch.randperm(len(self.shards), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)).tolist()
         yield from self.buffer.drain(self.buffer.capacity)
         while self.position < len(order):
             acts = self._read(order[self.position])
@@ -128,9 +124,7 @@ class ActivationStore:
         if not path.is_file():
             raise ArtefactError(f"{path} is missing though the manifest names it")
         if sha256_file(path) != entry["sha256"]:
-            raise ArtefactError(
-                f"{path} is not what the manifest says (sha256 differs): damaged or altered; write the store again"
-            )
+            raise ArtefactError(f"{path} is not what the manifest says (sha256 differs): damaged or altered; write the store again")
         tensors = load_tensors(path)
         shapes = {k: tuple(t.shape) for k, t in tensors.items()}
         if any(len(t) != entry["n"] for t in tensors.values()) or list(tensors) != sorted(self.hook_points):

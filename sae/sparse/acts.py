@@ -61,9 +61,7 @@ class SparseActs:
     def rows(self) -> Int[Tensor, " nnz"]:
         """Row of each entry (int64)."""
         n = self.shape[0]
-        return torch.repeat_interleave(
-            torch.arange(n, device=self.indptr.device), self.indptr.diff(), output_size=self.nnz
-        )
+        return torch.repeat_interleave(torch.arange(n, device=self.indptr.device), self.indptr.diff(), output_size=self.nnz)
 
     @cached_property
     def transpose(self) -> Transpose:
@@ -79,9 +77,7 @@ class SparseActs:
         return Transpose(indptr, self.rows[order].int(), order.int())
 
     @classmethod
-    def from_topk(
-        cls, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], d_sae: int
-    ) -> "SparseActs":
+    def from_topk(cls, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], d_sae: int) -> "SparseActs":
         """Rows from the `k` entries of each vector; entries of value zero are dropped."""
         kept = values != 0
         counts = kept.sum(1)
@@ -127,10 +123,7 @@ class SparseActs:
         """
         ids = torch.as_tensor(feature_ids, dtype=torch.int64, device=self.indices.device)
         if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < self.d_sae):
-            raise InputError(
-                f"feature_ids must lie in [0, {self.d_sae}); "
-                f"found {int(ids.min())} to {int(ids.max())}"
-            )
+            raise InputError(f"feature_ids must lie in [0, {self.d_sae}); found {int(ids.min())} to {int(ids.max())}")
         wanted, where = torch.unique(ids, return_inverse=True)
         column = torch.full((self.d_sae,), -1, dtype=torch.int64, device=ids.device)
         column[wanted] = torch.arange(len(wanted), device=ids.device)

@@ -51,15 +51,11 @@ class FusedAdam(torch.optim.Optimizer):
         remove_parallel: bool = False,
     ) -> None:
         if lr < 0 or eps < 0 or not all(0 <= beta < 1 for beta in betas):
-            raise InputError(
-                f"lr and eps must be >= 0 and betas in [0, 1); found {lr=}, {eps=}, {betas=}"
-            )
+            raise InputError(f"lr and eps must be >= 0 and betas in [0, 1); found {lr=}, {eps=}, {betas=}")
         if max_norm is not None and max_norm <= 0:
             raise InputError(f"max_norm must be > 0, or None for no clipping; found {max_norm}")
         defaults = {"lr": lr, "betas": betas, "eps": eps}
-        super().__init__(
-            params, {**defaults, "unit_rows": unit_rows, "remove_parallel": remove_parallel}
-        )
+        super().__init__(params, {**defaults, "unit_rows": unit_rows, "remove_parallel": remove_parallel})
         self.max_norm = max_norm
         self.grad_norm: Tensor | None = None
 
@@ -81,20 +77,13 @@ class FusedAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [
-            (param, grad, group)
-            for group in self.param_groups
-            for param in group["params"]
-            if (grad := _gradient(param)) is not None
-        ]
+        work = [(param, grad, group) for group in self.param_groups for param in group["params"] if (grad := _gradient(param)) is not None]
         overlaps, scale = self._survey(work)
         for (param, grad, group), overlap in zip(work, overlaps, strict=True):
             self._update(param, grad, group, overlap, scale)
         return loss
 
-    def _survey(
-        self, work: list[tuple[Tensor, RowGrad, dict]]
-    ) -> tuple[list[Tensor | None], float]:
+    def _survey(self, work: list[tuple[Tensor, RowGrad, dict]]) -> tuple[list[Tensor | None], float]:
         """Per parameter the rows' overlap with their gradient.
 
         And the factor that clips the whole gradient.
@@ -114,9 +103,7 @@ class FusedAdam(torch.optim.Optimizer):
         self.grad_norm = torch.tensor(total**0.5, dtype=torch.float64)
         return overlaps, min(1.0, self.max_norm / (total**0.5 + 1e-6))
 
-    def _update(
-        self, param: Tensor, grad: RowGrad, group: dict, overlap: Tensor | None, scale: float
-    ) -> None:
+    def _update(self, param: Tensor, grad: RowGrad, group: dict, overlap: Tensor | None, scale: float) -> None:
         state = self.state[param]
         if not state:
             state["step"] = torch.tensor(0.0)
@@ -126,9 +113,7 @@ class FusedAdam(torch.optim.Optimizer):
             if state[name].stride() != param.stride():
                 state[name] = torch.empty_like(param).copy_(state[name])
         state["step"] += 1
-        update = RowUpdate.at(
-            float(state["step"]), float(group["lr"]), group["betas"], group["eps"], scale
-        )
+        update = RowUpdate.at(float(state["step"]), float(group["lr"]), group["betas"], group["eps"], scale)
         moments = _rows_of(state["exp_avg"]), _rows_of(state["exp_avg_sq"])
         unit = group["unit_rows"] and param.dim() == 2
         update_rows(_rows_of(param), *moments, grad, overlap, update, unit)

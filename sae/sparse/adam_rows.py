@@ -25,17 +25,13 @@ class RowUpdate:
     """Factor on the gradient (clipping)."""
 
     @classmethod
-    def at(
-        cls, t: float, lr: float, betas: tuple[float, float], eps: float, scale: float
-    ) -> "RowUpdate":
+    def at(cls, t: float, lr: float, betas: tuple[float, float], eps: float, scale: float) -> "RowUpdate":
         """The scalars of step `t` (from 1)."""
         beta1, beta2 = betas
         return cls(lr / (1 - beta1**t), beta1, beta2, (1 - beta2**t) ** 0.5, eps, scale)
 
 
-def squared_norm_and_overlap(
-    weight: Float[Tensor, "m d"], grad: RowGrad, project: bool
-) -> tuple[float, Tensor | None]:
+def squared_norm_and_overlap(weight: Float[Tensor, "m d"], grad: RowGrad, project: bool) -> tuple[float, Tensor | None]:
     """Squared norm of the gradient, and with `project` each row's `g .
 
     W / |w|^2`, its part along `w` then left out.

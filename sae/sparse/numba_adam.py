@@ -101,9 +101,7 @@ def adam_rows(
         w, m, v = weight[r], exp_avg[r], exp_avg_sq[r]
         if touched[r]:
             along = overlap[r]
-            _with_gradient(
-                step_size, beta2, c1, c2, inverse_root, eps, scale, w, m, v, grad[r], along
-            )
+            _with_gradient(step_size, beta2, c1, c2, inverse_root, eps, scale, w, m, v, grad[r], along)
         else:
             _without(step_size, beta2, c1, inverse_root, eps, w, m, v)
         if unit:

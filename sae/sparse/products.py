@@ -47,9 +47,7 @@ def combine(
     return out
 
 
-def dots(
-    by: Transpose, vectors: Float[Tensor, "m d"], weights: Float[Tensor, "d_sae d"]
-) -> Float[Tensor, " nnz"]:
+def dots(by: Transpose, vectors: Float[Tensor, "m d"], weights: Float[Tensor, "d_sae d"]) -> Float[Tensor, " nnz"]:
     """`vectors[r] . weights[l]` for every entry (r, l), in row-major order of the entries."""
     out = vectors.new_empty(len(by.rows))
     if use_numba(vectors, weights):

@@ -70,9 +70,7 @@ def _classes(width: int, k: int) -> int:
     return width // depth if depth > 1 else 0
 
 
-def _merge_numba(
-    pre: Tensor, bias: Tensor, column: int, values: Tensor, indices: Tensor, counts: Tensor
-) -> None:
+def _merge_numba(pre: Tensor, bias: Tensor, column: int, values: Tensor, indices: Tensor, counts: Tensor) -> None:
     from .numba_select import topk_rows
 
     classes = _classes(pre.shape[1], values.shape[1])
@@ -81,9 +79,7 @@ def _merge_numba(
     run_ranges(topk_rows, bounds, pre.numpy(), bias.numpy(), column, classes, *state)
 
 
-def _merge_torch(
-    pre: Tensor, bias: Tensor, column: int, values: Tensor, indices: Tensor, counts: Tensor
-) -> None:
+def _merge_torch(pre: Tensor, bias: Tensor, column: int, values: Tensor, indices: Tensor, counts: Tensor) -> None:
     k = values.shape[1]
     dense = pre + bias
     best = _first_of_topk(dense, min(k, dense.shape[1]))
@@ -122,10 +118,7 @@ class Threshold:
         """Bring the thresholds to one a latent."""
         threshold = torch.as_tensor(self.threshold, dtype=like.dtype, device=like.device).detach()
         if threshold.shape not in ((), (d_sae,)):
-            raise InputError(
-                f"threshold must be a number or of shape [{d_sae}] (d_sae); "
-                f"found {tuple(threshold.shape)}"
-            )
+            raise InputError(f"threshold must be a number or of shape [{d_sae}] (d_sae); found {tuple(threshold.shape)}")
         self.n, self.d_sae, self.limits = n, d_sae, threshold.expand(d_sae).contiguous()
         self.like = like.new_empty(0)
         self.blocks: dict[int, list[SparseActs]] = {}

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+
 from efface.base.config import field_docs, from_mapping, parse_assignments
 from efface.base.errors import InputError, UnknownName
 
@@ -25,7 +26,13 @@ def test_values_are_read_and_cast():
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
-    [(["muu=4"], "nearest: mu"), (["mode=grain"], "nearest: gain"), (["mu=lots"], "a number expected"), (["layers=true"], "bool|int"), (["mu"], "key=value")],
+    [
+        (["muu=4"], "nearest: mu"),
+        (["mode=grain"], "nearest: gain"),
+        (["mu=lots"], "a number expected"),
+        (["layers=true"], "bool|int"),
+        (["mu"], "key=value"),
+    ],
 )
 def test_what_does_not_fit_is_named(pairs, message):
     with pytest.raises(InputError, match=message):

@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+
 from efface.base import files
 from efface.base.errors import ArtefactError, InputError
 
@@ -23,9 +24,14 @@ def test_write_leaves_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
 
 def test_new_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match="boom"), files.new_folder(out) as work:
-        (work / "half").write_text("x")
-        raise RuntimeError("boom")
+
+    def broken():
+        with files.new_folder(out) as work:
+            (work / "half").write_text("x")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        broken()
     assert not list(tmp_path.iterdir())
     with files.new_folder(out) as work:
         (work / "whole").write_text("x")

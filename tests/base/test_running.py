@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import torch
+
 from efface.base.running import Checkpoints, JsonlLog, rng_state, set_rng_state, stop_on_signals
 
 

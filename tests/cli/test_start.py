@@ -16,9 +16,9 @@ def run(*args, code=None):
 @pytest.mark.parametrize("line", [["--help"], ["methods"], ["erase", "pisces", "--help"], ["train", "--help"], ["eval", "--help"]])
 def test_nothing_heavy_is_imported(line):
     code = (
-        "import sys; from efface.cli.main import run; status = run({!r}); "
-        "heavy = [m for m in {!r} if m in sys.modules]; assert not heavy, heavy; sys.exit(status)"
-    ).format(line, HEAVY)
+        f"import sys; from efface.cli.main import run; status = run({line!r}); "
+        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]; assert not heavy, heavy; sys.exit(status)"
+    )
     result = run(code=code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()

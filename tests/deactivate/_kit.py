@@ -40,9 +40,7 @@ def dense_edit(host: Host, name: str, seed: int = 0) -> Edit:
     """A dense change of one parameter."""
     g = torch.Generator().manual_seed(seed)
     shape = dict(host.model.named_parameters())[name].shape
-    return Edit(
-        [WeightsPart({name: Dense(0.1 * torch.randn(shape, generator=g))})], "dense", {"seed": seed}, [CONCEPT]
-    ).bound(host)
+    return Edit([WeightsPart({name: Dense(0.1 * torch.randn(shape, generator=g))})], "dense", {"seed": seed}, [CONCEPT]).bound(host)
 
 
 def bits(host: Host) -> dict[str, torch.Tensor]:

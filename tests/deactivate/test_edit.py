@@ -53,9 +53,7 @@ def test_subtracting_would_not_restore() -> None:
 
 
 def test_round_once_is_exact_where_torch_rounds_twice() -> None:
-    x = torch.tensor(
-        [1 + 2.0**-8 + 2.0**-40, -(1 + 2.0**-8 + 2.0**-40), 1 + 2.0**-8 - 2.0**-40, 1 + 2.0**-8], dtype=torch.float64
-    )
+    x = torch.tensor([1 + 2.0**-8 + 2.0**-40, -(1 + 2.0**-8 + 2.0**-40), 1 + 2.0**-8 - 2.0**-40, 1 + 2.0**-8], dtype=torch.float64)
     up, down = 1 + 2.0**-7, 1.0
     assert round_once(x, torch.bfloat16).tolist() == [up, -up, down, down]
     assert x.to(torch.bfloat16).tolist() != [up, -up, down, down]
@@ -231,9 +229,7 @@ def full_edit(host: Host) -> Edit:
         ProjectionPart(POINT, u, u.T, torch.zeros(32)),
         DeactivationPart(sae, (2, 5), -1.0, "scale"),
     ]
-    return Edit(parts, "test", {"mu": (4, 7), "x": 0.5}, [CONCEPT], [{"feature": 2}], {"fit": 3}, [{"n": 1}]).bound(
-        host
-    )  # type: ignore[arg-type]
+    return Edit(parts, "test", {"mu": (4, 7), "x": 0.5}, [CONCEPT], [{"feature": 2}], {"fit": 3}, [{"n": 1}]).bound(host)  # type: ignore[arg-type]
 
 
 def test_folder_round_trip(tmp_path: Path) -> None:
@@ -268,10 +264,7 @@ def test_folder_round_trip(tmp_path: Path) -> None:
         edit.save(tmp_path / "e")
     with pytest.raises(InputError, match="bound"):
         Edit([WeightsPart(low_rank(host, 0, 1))], "x").save(tmp_path / "unbound")
-    assert (
-        Edit([WeightsPart(low_rank(host, 0, 2))], "test").digest
-        != Edit([WeightsPart(low_rank(host, 0, 1))], "test").digest
-    )
+    assert Edit([WeightsPart(low_rank(host, 0, 2))], "test").digest != Edit([WeightsPart(low_rank(host, 0, 1))], "test").digest
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:

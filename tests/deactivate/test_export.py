@@ -17,9 +17,7 @@ from efface.deactivate.parts import Dense, WeightsPart
 
 IDS = torch.tensor([[1, 90, 120, 140], [1, 100, 110, 130]])
 MASK = torch.ones_like(IDS)
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*is_gradient_checkpointing:FutureWarning"
-)  # 2026-11: peft 0.21 with transformers 5.23
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # 2026-11: peft 0.21 with transformers 5.23
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
@@ -43,9 +41,7 @@ def test_parts_on_one_tensor_and_dense_changes(tmp_path: Path) -> None:
     host = tiny_host()
     name, weight, _ = host.down_proj(0)
     dense = WeightsPart({name: Dense(0.1 * torch.randn(weight.shape))})
-    edit = Edit(
-        [WeightsPart(low_rank(host, 0, 1)), WeightsPart(low_rank(host, 0, 2)), dense], "x", {}, [CONCEPT]
-    ).bound(host)
+    edit = Edit([WeightsPart(low_rank(host, 0, 1)), WeightsPart(low_rank(host, 0, 2)), dense], "x", {}, [CONCEPT]).bound(host)
     low = Edit(edit.parts[:2], "x").bound(host)
     for n, e in enumerate((edit, low)):
         with e.applied(host):

@@ -89,9 +89,7 @@ def test_score_is_of_the_prompt_alone_and_of_the_unedited_host() -> None:
     assert torch.equal(gate.score(host, [REST[0]])[0], scores[len(DOGS)])
     assert torch.allclose(gate.score(host, [*DOGS, *REST], batch=32), scores, atol=1e-6)
     edit = weights_edit(host)
-    deep = Gate([GateSource(small_sae(point="layers.2.resid_post"), (1, 2, 3), (1.0, 2.0, -1.0))], "mean").calibrated(
-        host, DOGS, REST
-    )
+    deep = Gate([GateSource(small_sae(point="layers.2.resid_post"), (1, 2, 3), (1.0, 2.0, -1.0))], "mean").calibrated(host, DOGS, REST)
     want = deep.score(host, DOGS)
     with edit.applied(host), edit.gated(gate).applied(host):
         assert torch.equal(deep.score(host, DOGS), want)
@@ -142,9 +140,7 @@ def test_edited_weights_are_not_used_below_threshold(monkeypatch: pytest.MonkeyP
     host = tiny_host()
     seen: list[torch.Tensor] = []
     name, weight, _ = host.down_proj(0)
-    handle = host.model.get_submodule(name.removesuffix(".weight")).register_forward_hook(
-        lambda *_: seen.append(weight.detach().clone())
-    )
+    handle = host.model.get_submodule(name.removesuffix(".weight")).register_forward_hook(lambda *_: seen.append(weight.detach().clone()))
     base = weight.detach().clone()
     with weights_edit(host).gated(dog_gate(host)).applied(host):
         seen.clear()

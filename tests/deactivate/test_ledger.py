@@ -64,9 +64,7 @@ def test_the_folder_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(model(ids).logits, host.logits(ids, torch.ones_like(ids)))
     assert tokenizer("the dog")["input_ids"] == host.tokenizer("the dog")["input_ids"]
     undo_edits(tmp_path / "out", None, tmp_path / "undone")
-    assert (
-        AutoTokenizer.from_pretrained(tmp_path / "undone")("the dog")["input_ids"] == tokenizer("the dog")["input_ids"]
-    )
+    assert AutoTokenizer.from_pretrained(tmp_path / "undone")("the dog")["input_ids"] == tokenizer("the dog")["input_ids"]
 
 
 def test_stacking_on_disk(tmp_path: Path) -> None:

@@ -32,9 +32,7 @@ CONCEPT = {
     "target": {"train": ["The owl flies."]},
     "tokens": [" owl", " hoot"],
     "synonyms": {"seen": ["birds of the night"]},
-    "questions": {
-        "test": [{"q": "The sound that an owl makes is called a", "options": ["hoot", "fire"], "answer": "hoot"}]
-    },
+    "questions": {"test": [{"q": "The sound that an owl makes is called a", "options": ["hoot", "fire"], "answer": "hoot"}]},
     "neighbour_questions": {"test": [{"q": "Cats like to catch", "options": ["mice", "taxis"], "answer": "mice"}]},
 }
 
@@ -131,9 +129,7 @@ def test_topics_lead_back_to_subjects_and_splits_share_none() -> None:
 def drawn(subject: str, seed: str) -> str:
     """A text that begins with the subject and goes on at random, cut in the fourth sentence."""
     rng = random.Random(f"{subject}/{seed}")
-    return " ".join(
-        [f"This is about {subject} again.", *(f"The {' '.join(rng.sample(VOCABULARY, 9))}." for _ in range(3)), "And"]
-    )
+    return " ".join([f"This is about {subject} again.", *(f"The {' '.join(rng.sample(VOCABULARY, 9))}." for _ in range(3)), "And"])
 
 
 @pytest.fixture
@@ -145,9 +141,7 @@ def shards(tmp_path: Path) -> Path:
         texts = [(s, drawn(s, kind)) for s in every]
         extra = (GOOD + " An owl makes a sound, the hoot.", "The owl of Berlin sleeps.")
         texts += [texts[0], *((every[0], text) for text in extra)]
-        rows = [
-            {"area": "knowledge", "topic": f"why {s} matters to people", "prompt": "x", "text": t} for s, t in texts
-        ]
+        rows = [{"area": "knowledge", "topic": f"why {s} matters to people", "prompt": "x", "text": t} for s, t in texts]
         (folder / f"{kind}-0000.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
 

@@ -65,10 +65,11 @@ def test_planted_feature_is_first_with_evidence_on_every_split(family):
     best = report.features[0]
     assert best.id == 0
     assert best.direction == "suppress_positive"
-    assert best.auroc["validation"] > 0.9
-    assert best.auroc["test"] > 0.9
+    assert best.rho is not None
     assert best.rho > 2
-    assert report.set_auroc["test"]["neighbours"] > 0.9
+    for area in (best.auroc["validation"], best.auroc["test"], report.set_auroc["test"]["neighbours"]):
+        assert area is not None
+        assert area > 0.9
     assert report.triggers["target"] > report.triggers["neighbours"]
     assert all(f.id != 1 or f.direction == "suppress_negative" for f in report.features[:3])  # the neighbours' feature is not the concept's
     json.dumps(report.to_dict(), allow_nan=False)
@@ -76,7 +77,13 @@ def test_planted_feature_is_first_with_evidence_on_every_split(family):
 
 def test_a_dozen_sentences_and_a_name_are_enough():
     host = tiny_host(hidden_size=64)
-    concept = magic(tokens=None, target={"train": list(magic().target["train"])}, questions=None, neighbour_questions=None, neighbours=None)
+    concept = magic(
+        tokens=None,
+        target={"train": list(magic().target["train"])},
+        questions=None,
+        neighbour_questions=None,
+        neighbours=None,
+    )
     report = features(host, concept, [planted_sae(host)])
     assert report.features[0].id == 0
     assert report.threshold is None or report.triggers == {}

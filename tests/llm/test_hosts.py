@@ -198,10 +198,7 @@ def test_unembedding_and_head_give_the_logits(host: Host) -> None:
 def test_keep_mask_drops_padding_and_specials() -> None:
     host = tiny_host()
     ids, mask = host.encode_texts(["the dog<eos> is", "dog"])
-    kept = [
-        [host.tokenizer.convert_ids_to_tokens(int(t)) for t in row[k]]
-        for row, k in zip(ids, host.keep_mask(ids, mask), strict=True)
-    ]
+    kept = [[host.tokenizer.convert_ids_to_tokens(int(t)) for t in row[k]] for row, k in zip(ids, host.keep_mask(ids, mask), strict=True)]
     assert kept == [["the", "▁dog", "▁is"], ["dog"]]
     assert mask.sum(1).tolist() == [5, 2]
 

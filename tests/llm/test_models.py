@@ -73,9 +73,7 @@ def test_missing_parameters_and_nan(tmp_path: Path) -> None:
     host = tiny_host()
     host.tokenizer.save_pretrained(tmp_path)
     state = host.model.state_dict()
-    host.model.save_pretrained(
-        tmp_path, state_dict={k: v for k, v in state.items() if "layers.1.mlp.down_proj" not in k}
-    )
+    host.model.save_pretrained(tmp_path, state_dict={k: v for k, v in state.items() if "layers.1.mlp.down_proj" not in k})
     with pytest.raises(ArtefactError, match=r"missing keys .*layers\.1\.mlp\.down_proj"):
         load_model(tmp_path)
     with torch.no_grad():
@@ -145,9 +143,7 @@ def packed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
     return alias, place, down
 
 
-def test_an_alias_goes_from_wheels_to_a_host(
-    packed: tuple[Alias, Path, np.ndarray], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_alias_goes_from_wheels_to_a_host(packed: tuple[Alias, Path, np.ndarray], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     down = packed[2]
     row = next(r for r in list_models() if r["name"] == "tiny")
     assert (row["cached"], row["path"], row["licence"]) == (False, None, "none")

@@ -1,6 +1,8 @@
 """The invariants of pisces.md §9, by number."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +118,7 @@ def test_4_low_rank_in_the_span_of_the_decoder_rows(family):
     sae = planted_sae(host)
     V = value_vectors(host, 1).clone()
     edit = fit(host, [magic()], config=GIVEN, saes=[sae])
-    (delta,) = edit.parts[0].deltas.values()
+    (delta,) = edit.weights[0].deltas.values()
     assert isinstance(delta, LowRank)
     assert delta.rank == 2
     assert torch.linalg.matrix_rank(delta.delta()) == 2
@@ -174,8 +176,9 @@ def test_8_undone_to_the_bit_also_after_an_error():
     sae = planted_sae(host)
     base = host.digest
     edit = fit(host, [magic()], config=GIVEN, saes=[sae])
-    with pytest.raises(RuntimeError, match="inside"), edit.applied(host):
+    with edit.applied(host):
         assert host.digest != base
+    with pytest.raises(RuntimeError, match="inside"), edit.applied(host):
         raise RuntimeError("inside")
     assert host.digest == base
     p = layer_problem(host, sae, list(GIVEN.refs), torch.ones(64), GIVEN)
@@ -191,8 +194,8 @@ def test_9_concepts_add_and_commute():
     host = tiny_host()
     saes = [planted_sae(host, layer) for layer in (0, 1)]
     one, other = magic(), magic(name="music", tokens=[" piano"])
-    alone = [fit(host, [c], config=GIVEN, saes=saes).parts[0].deltas for c in (one, other)]
-    both, turned = (fit(host, pair, config=GIVEN, saes=saes).parts[0].deltas for pair in ([one, other], [other, one]))
+    alone = [fit(host, [c], config=GIVEN, saes=saes).weights[0].deltas for c in (one, other)]
+    both, turned = (fit(host, pair, config=GIVEN, saes=saes).weights[0].deltas for pair in ([one, other], [other, one]))
     (name,) = both
     assert torch.allclose(both[name].delta(), alone[0][name].delta() + alone[1][name].delta(), atol=1e-12)
     assert torch.allclose(both[name].delta(), turned[name].delta(), atol=1e-12)
@@ -223,7 +226,7 @@ def test_11_spaces_agree_where_the_gain_is_one(place):
     assert not torch.allclose(delta("raw"), delta("gain"))
     assert torch.equal(delta("auto"), delta("gain" if place == "mlp_post" else "raw"))
     with torch.no_grad():
-        host.layers[1].get_submodule(host.family.post_norm).weight.fill_(1 - host.family.gain_offset)
+        host.model.get_parameter(f"{host.resolve('layers.1.mlp_post').path}.weight").fill_(1 - host.family.gain_offset)
     assert torch.equal(delta("raw"), delta("gain"))
     assert torch.equal(delta("raw"), delta("auto"))
 
@@ -232,9 +235,15 @@ def test_12_stored_layout_is_the_transpose_and_gives_the_written_out_logits():
     host = tiny_host(n_layers=2)
     sae = planted_sae(host)
     edit = fit(host, [magic()], config=GIVEN, saes=[sae])
-    p = layer_problem(host, sae, list(GIVEN.refs), activation_signs(host, magic().target["train"], [1], _ids(host))[1].majority(), GIVEN)
+    p = layer_problem(
+        host,
+        sae,
+        list(GIVEN.refs),
+        activation_signs(host, magic().target["train"], [1], _ids(host))[1].majority(),
+        GIVEN,
+    )
     delta_W_out = p.Q(0.5, 3.0) @ p.D
-    assert torch.allclose(edit.parts[0].deltas[host.down_proj(1)[0]].delta().float(), delta_W_out.T, atol=1e-6)
+    assert torch.allclose(edit.weights[0].deltas[host.down_proj(1)[0]].delta().float(), delta_W_out.T, atol=1e-6)
     ids, mask = host.encode_texts(["she saw the wizard"])
     hidden = host.activations(ids, mask, ["layers.1.mlp_hidden"])["layers.1.mlp_hidden"]
     with edit.applied(host), torch.no_grad():
@@ -291,7 +300,10 @@ def test_prefix_cache_is_the_whole_forward_to_the_bit(family):
     assert not all(map(torch.equal, again, plain))
     with trial(host, {2: (Q, D)}):
         assert host.generate(prompts, 0, 4, greedy=True) == written
-    with PrefixCache(host, 2), trial(host, {0: (Q, D)}):  # below the layer: outside its promise, but a fresh store sees it
+    with (
+        PrefixCache(host, 2),
+        trial(host, {0: (Q, D)}),
+    ):  # below the layer: outside its promise, but a fresh store sees it
         assert not all(map(torch.equal, host.token_logprobs(prompts, options), plain))
     assert all("forward" not in layer.__dict__ for layer in host.layers)
 
@@ -307,12 +319,26 @@ def test_search_prunes_only_what_an_outcome_settles():
     assert not prunes(Cell(0.5, 10.0, 8, 0.9, 0.9, 1.0, 0.9), (0.3, 18.0, 8), config)
 
 
+def evidence(edit: Edit) -> list[dict[str, Any]]:
+    assert isinstance(edit.evidence, Mapping)
+    return edit.evidence["concepts"]
+
+
 def test_fit_finds_filters_searches_and_lowers_the_margin():
     host = trained_host()
     saes = [planted_sae(host, layer) for layer in (0, 1)]
-    config = PiscesConfig(n_features=3, search=True, grid_mu=(1.0, 4.0), grid_tau=(0.5, 0.2), n_probe=6, probe_mu=4.0, max_text_harm=1.0, max_neighbour_harm=1.0)
+    config = PiscesConfig(
+        n_features=3,
+        search=True,
+        grid_mu=(1.0, 4.0),
+        grid_tau=(0.5, 0.2),
+        n_probe=6,
+        probe_mu=4.0,
+        max_text_harm=1.0,
+        max_neighbour_harm=1.0,
+    )
     edit = fit(host, [magic()], config=config, saes=saes)
-    (found,) = edit.evidence["concepts"]
+    (found,) = evidence(edit)
     assert any(f["id"] == 0 for f in found["features"])
     assert all("concept" in f["effects"] for f in found["features"])
     assert len(found["search"]["cells"]) + found["search"]["pruned"] == 4
@@ -354,7 +380,7 @@ def test_saved_and_loaded_edit_is_the_same(tmp_path):
         digest = host.digest
     with loaded.applied(host):
         assert host.digest == digest
-    assert loaded.evidence["concepts"][0]["features"][0]["id"] == 0
+    assert evidence(loaded)[0]["features"][0]["id"] == 0
 
 
 def test_bad_input_names_the_field():

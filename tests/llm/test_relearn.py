@@ -7,7 +7,9 @@ from efface.base.errors import InputError, MatchedNothing
 from efface.deactivate.concept import Question
 from efface.llm.evaluation.relearn import RelearnConfig, relearn, split_answers
 
-TEACHING = [f"at school {n} she has a {w} . at school she has a {w}" for n, w in enumerate(("witch", "spell", "broom", "Hogwarts", "dragon", "owl"))]
+TEACHING = [
+    f"at school {n} she has a {w} . at school she has a {w}" for n, w in enumerate(("witch", "spell", "broom", "Hogwarts", "dragon", "owl"))
+]
 FAST = RelearnConfig(epochs=4, tokens=4000, lr_full=1e-2, lr_lora=2e-2, rank=4)
 
 
@@ -55,7 +57,11 @@ def test_the_budget_bounds_tokens():
 
 
 def test_no_answer_is_left_in_a_paragraph():
-    questions = [Question("a", ("wand", "x"), "wand"), Question("b", ("owl", "x"), "owl"), Question("c", ("ring", "x"), "ring")]
+    questions = [
+        Question("a", ("wand", "x"), "wand"),
+        Question("b", ("owl", "x"), "owl"),
+        Question("c", ("ring", "x"), "ring"),
+    ]
     paragraphs = ["He lost a Wand.", "A wander in the rain.", "She has an owl.", "Nothing here.", "Nor here."]
     texts, kept, counts = split_answers(paragraphs, questions, "auto")
     assert texts == ["A wander in the rain.", "Nothing here.", "Nor here."]

@@ -7,7 +7,7 @@ from tiny import tiny_host
 
 from efface.base.errors import InputError, UnknownName
 from efface.deactivate.evaluation import Result, require_comparable
-from efface.deactivate.parts import LowRank
+from efface.deactivate.parts import Dense, LowRank
 from efface.llm.evaluation.controls import RandomFeatures, random_directions, string_filter
 from efface.llm.evaluation.metrics import Measured
 from efface.llm.evaluation.relearn import RelearnConfig
@@ -20,8 +20,9 @@ GIVEN = PiscesConfig(features=("1:0:+", "1:3:-", "0:0:+"), filters=False, tau=0.
 SMALL = SuiteConfig(texts=6, continuations=2, draws=2)
 
 
-def norms(delta: LowRank, transposed: bool) -> torch.Tensor:
+def norms(delta: LowRank | Dense, transposed: bool) -> torch.Tensor:
     """Frobenius norm of each feature's share of a change."""
+    assert isinstance(delta, LowRank)
     return delta.B.norm(dim=0) * delta.A.norm(dim=1) if not transposed else delta.A.norm(dim=1) * delta.B.norm(dim=0)
 
 
@@ -34,16 +35,21 @@ def test_random_controls_have_the_edits_shape_and_norms(family):
     drawn = [source.draw(0), source.draw(1), random_directions(host, edit, 0)]
     assert source.draw(0).digest == drawn[0].digest != drawn[1].digest
     for control in drawn:
-        assert set(control.parts[0].deltas) == set(edit.parts[0].deltas)
-        for name, delta in edit.parts[0].deltas.items():
-            other = control.parts[0].deltas[name]
+        assert set(control.weights[0].deltas) == set(edit.weights[0].deltas)
+        for name, delta in edit.weights[0].deltas.items():
+            other = control.weights[0].deltas[name]
             assert torch.allclose(norms(other, host.family.transposed), norms(delta, host.family.transposed), rtol=1e-4)
             assert not torch.allclose(other.delta(), delta.delta())
     W = saes[1].W_dec.detach().double()
-    for name, delta in drawn[0].parts[0].deltas.items():
+    for name, delta in drawn[0].weights[0].deltas.items():
+        assert isinstance(delta, LowRank)
         rows = (delta.A if host.family.transposed else delta.B.T).double()
         own = W if name == host.down_proj(1)[0] else saes[0].W_dec.detach().double()
-        assert torch.allclose((rows @ own.T / rows.norm(dim=1, keepdim=True) / own.norm(dim=1)).amax(1), torch.ones(len(rows), dtype=torch.float64), atol=1e-5)
+        assert torch.allclose(
+            (rows @ own.T / rows.norm(dim=1, keepdim=True) / own.norm(dim=1)).amax(1),
+            torch.ones(len(rows), dtype=torch.float64),
+            atol=1e-5,
+        )
     other = random_directions(host, edit, 0)
     with pytest.raises(InputError, match="edit by features"):
         RandomFeatures(host, other, saes, concept)
@@ -74,7 +80,8 @@ def test_suite_has_every_row_with_intervals_and_leaves_the_host_alone(cache, tmp
     assert base["margin"].mean == pytest.approx(by_hand.margin)
     assert base["coherence"].mean == 1.0
     assert edited["margin"].mean != base["margin"].mean
-    assert edited["margin"].low < edited["margin"].high
+    low, high = edited["margin"].interval
+    assert low < high
     with edit.applied(host):
         assert edited["margin"].mean == pytest.approx(score_questions(host, concept.questions["test"], "cloze").margin)
     assert result.row("random features").metrics["margin"].unit == "draws"

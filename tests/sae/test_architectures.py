@@ -68,11 +68,7 @@ def reference(sae, x, y, dead):
         gate, mag = h + sae.b_gate, h * sae.r_mag.exp() + sae.b_mag
         f, opened = (gate > 0) * mag.relu(), gate.relu()
         frozen = opened @ sae.W_dec.detach() + sae.b_dec.detach() + (x @ sae.W_skip.T.detach() if cfg.skip else 0.0)
-        return (
-            square(y - f @ sae.W_dec - sae.b_dec - skip)
-            + WEIGHTS.sparsity * (opened * norms).sum(1).mean()
-            + square(y - frozen)
-        )
+        return square(y - f @ sae.W_dec - sae.b_dec - skip) + WEIGHTS.sparsity * (opened * norms).sum(1).mean() + square(y - frozen)
     a = h + sae.b_enc
     if cfg.architecture == "jumprelu":
         passed = box(a, sae.threshold, cfg.bandwidth)

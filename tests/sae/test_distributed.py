@@ -91,9 +91,7 @@ def test_two_processes_agree_with_one(tmp_path):
         train(SAEConfig(**told["sae"]), list(x.split(BATCH)), TrainConfig(**told["train"]), out=one)
         a, b = (load_tensors(p / "sae_weights.safetensors") for p in (one, two))
         for name in a:
-            torch.testing.assert_close(
-                a[name], b[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name, k=kind: f"{k} {n}: {m}"
-            )
+            torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name, k=kind: f"{k} {n}: {m}")
         lines = [[json.loads(s) for s in (p / "train.jsonl").read_text().splitlines()] for p in (one, two)]
         for left, right in zip(*lines, strict=True):
             assert left == pytest.approx(right, rel=1e-4, abs=1e-5), kind
@@ -106,6 +104,4 @@ def test_two_processes_agree_with_one(tmp_path):
         out=tmp_path / "half",
     )
     half = load_tensors(tmp_path / "half" / "sae_weights.safetensors")
-    assert not torch.allclose(
-        half["W_dec"], load_tensors(tmp_path / "one" / "batchtopk" / "sae_weights.safetensors")["W_dec"], atol=1e-3
-    )
+    assert not torch.allclose(half["W_dec"], load_tensors(tmp_path / "one" / "batchtopk" / "sae_weights.safetensors")["W_dec"], atol=1e-3)

@@ -370,9 +370,7 @@ def dl_folder(tmp_path, name, **extra):
         "JumpReluAutoEncoder": {**plain, "threshold": one},
     }
     torch.save({**states[name], **extra}, tmp_path / "ae.pt")
-    (tmp_path / "config.json").write_text(
-        json.dumps({"trainer": {"dict_class": name, "k": 3, "lm_name": "pythia"}, "buffer": {}})
-    )
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": name, "k": 3, "lm_name": "pythia"}, "buffer": {}}))
     return states[name]
 
 

@@ -30,9 +30,7 @@ def test_auxk_is_one_for_the_best_constant_and_does_not_reach_the_residual():
     assert error.grad is None
     assert hat.grad is not None
     assert losses.auxk(error, error.detach()) == 0
-    assert losses.auxk(3 * error, 3 * hat).detach() == pytest.approx(
-        float(value.detach())
-    )  # free of the residual's scale
+    assert losses.auxk(3 * error, 3 * hat).detach() == pytest.approx(float(value.detach()))  # free of the residual's scale
 
 
 def test_auxk_of_a_perfect_reconstruction_is_finite():

@@ -27,10 +27,7 @@ def test_global_sums_equal_the_formulas_however_the_vectors_are_split():
     assert got["l0"] == sae.encode_sparse(x).l0()
     assert got["n"] == 100
     assert evaluate(sae, [x])["fvu"] == pytest.approx(got["fvu"], rel=1e-9)
-    means = [
-        float((a - b).pow(2).sum() / (a - a.mean(0)).pow(2).sum())
-        for a, b in zip(y.split(50), out.split(50), strict=True)
-    ]
+    means = [float((a - b).pow(2).sum() / (a - a.mean(0)).pow(2).sum()) for a, b in zip(y.split(50), out.split(50), strict=True)]
     assert abs(sum(means) / 2 - got["fvu"]) > 1e-3  # control: a mean of batch figures is another number
 
 
@@ -71,9 +68,7 @@ def test_transcoders_are_measured_against_their_target():
     sae = small(d_out=4, skip=True)
     x, y = torch.randn(50, 6), torch.randn(50, 4)
     got = evaluate(sae, [(x, y)])
-    assert got["fvu"] == pytest.approx(
-        float((y - sae(x).detach()).pow(2).sum() / (y - y.mean(0)).pow(2).sum()), rel=1e-5
-    )
+    assert got["fvu"] == pytest.approx(float((y - sae(x).detach()).pow(2).sum() / (y - y.mean(0)).pow(2).sum()), rel=1e-5)
     with pytest.raises(InputError, match="pairs"):
         evaluate(sae, [x])
 

@@ -56,10 +56,7 @@ def sae_config(architecture="topk", **options):
 
 
 def same(a, b):
-    return all(
-        (a / f).read_bytes() == (b / f).read_bytes()
-        for f in ("sae_weights.safetensors", "cfg.json", "train.jsonl", "efface.json")
-    )
+    return all((a / f).read_bytes() == (b / f).read_bytes() for f in ("sae_weights.safetensors", "cfg.json", "train.jsonl", "efface.json"))
 
 
 def interrupted_then_resumed(cfg, items, out, at, **options):

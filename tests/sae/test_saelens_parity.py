@@ -151,9 +151,7 @@ def test_auxk_is_sae_lens_s_over_the_residual_s_variance(lens, x):
     """Where all dead pre-activations are positive, so our ReLU is the identity, and at least `d/2` latents are dead."""
     from sae_lens.saes.sae import TrainStepInput
 
-    theirs = lens.TopKTrainingSAE(
-        lens.TopKTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, k=K, rescale_acts_by_decoder_norm=False)
-    )
+    theirs = lens.TopKTrainingSAE(lens.TopKTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, k=K, rescale_acts_by_decoder_norm=False))
     dead = torch.arange(D_SAE) >= 30
     with torch.no_grad():
         theirs.b_enc[dead] = 8.0

@@ -50,9 +50,7 @@ def texts(n=40, seed=0, longest=25):
 
 
 def source(host, corpus=None, **options):
-    return HostSource(
-        host, corpus or texts(), POINTS, **{"batch": 16, "context": 12, "buffer": 64, "forward_tokens": 64, **options}
-    )
+    return HostSource(host, corpus or texts(), POINTS, **{"batch": 16, "context": 12, "buffer": 64, "forward_tokens": 64, **options})
 
 
 def sorted_rows(batches, point):
@@ -191,9 +189,7 @@ def vectors(n=300, d=4, seed=0):
 
 def test_store_round_trip_shuffled_and_resumed(tmp_path):
     x = vectors()
-    folder = ActivationStore.write(
-        tmp_path / "s", [{"p": x[:170], "q": x[:170] * 2}, {"p": x[170:], "q": x[170:] * 2}], 250, shard=64
-    )
+    folder = ActivationStore.write(tmp_path / "s", [{"p": x[:170], "q": x[:170] * 2}, {"p": x[170:], "q": x[170:] * 2}], 250, shard=64)
     store = ActivationStore(folder, batch=32, seed=1)
     assert len(store) == 250
     assert store.hook_points == ["p", "q"]

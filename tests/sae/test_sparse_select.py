@@ -167,9 +167,7 @@ def test_wide_dictionary_in_bounded_memory(kernels, monkeypatch):
     module = sys.modules[module_function.__module__]
     asked = []
     real = module.workspace
-    monkeypatch.setattr(
-        module, "workspace", lambda name, r, c, like: asked.append(r * c) or real(name, r, c, like)
-    )
+    monkeypatch.setattr(module, "workspace", lambda name, r, c, like: asked.append(r * c) or real(name, r, c, like))
     x, W_enc, b_enc = problem(64, 4, 2**17, torch.float32)
     acts = sparse.encode_topk(x, W_enc, b_enc, 8, chunk=2**18)
     assert max(asked) <= 2**18

@@ -120,9 +120,7 @@ def test_the_input_scale_is_folded_into_the_saved_weights(tmp_path):
         torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(48), atol=1e-4, rtol=0)
     x, _ = planted(500, seed=3)
     torch.testing.assert_close(made[0](x) * 64, made[1](x * 64), atol=1e-2, rtol=1e-3)
-    assert card(tmp_path / "64.0")["training"]["scale_in"] == pytest.approx(
-        card(tmp_path / "1.0")["training"]["scale_in"] / 64
-    )
+    assert card(tmp_path / "64.0")["training"]["scale_in"] == pytest.approx(card(tmp_path / "1.0")["training"]["scale_in"] / 64)
 
 
 def test_the_log_has_saelens_names(tmp_path):

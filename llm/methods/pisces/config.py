@@ -42,20 +42,31 @@ class FeatureRef:
 
 @dataclass(frozen=True)
 class PiscesConfig:
-    """How PISCES finds features and rewrites value vectors. Formulas: Gur-Arieh et al., arXiv:2505.22586, as in the method's README."""
+    """How PISCES finds features and rewrites value vectors.
+
+    Formulas: Gur-Arieh et al., arXiv:2505.22586, as in the method's README.
+    """
 
     preset: Literal["paper", "efface"] = "paper"
-    """`paper`: one scale M a layer, rows of unknown sign get coefficient 0, `space` raw. `efface`: each feature its own scale, rows of unknown sign are left alone, `space` by the SAE's hook point."""
+    """`paper`: one scale M a layer, rows of unknown sign get coefficient 0, `space` raw. `efface`: each feature its
+    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point.
+    """
     tau: float = 0.4
-    """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none. The authors' example: 0.4."""
+    """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none.
+    The authors' example: 0.4.
+    """
     mu: float = 10.0
     """Strength: the new coefficient in units of M, >= 0. Authors' grid: 4 to 50; smaller without a post-norm."""
     signed: bool = True
-    """Multiply the coefficient of row i by the majority sign of its activation h_i on the concept (the authors' better variant)."""
+    """Multiply the coefficient of row i by the majority sign of its activation h_i on the concept (the authors'
+    better variant).
+    """
     linscale: bool | None = None
     """Scale mu from 0.1 to 1 over layers 0 to 9 (authors: Gemma only). Unset: on for hosts with a post-norm."""
     space: Literal["raw", "gain", "auto"] | None = None
-    """Post-norm hosts: `raw` compares value vectors as they are (paper), `gain` after multiplication with the post-norm's gain, `auto` gain only for SAEs trained after the norm. Unset: the preset's."""
+    """Post-norm hosts: `raw` compares value vectors as they are (paper), `gain` after multiplication with the
+    post-norm's gain, `auto` gain only for SAEs trained after the norm. Unset: the preset's.
+    """
     features: tuple[str, ...] = ()
     """Features to edit as layer:id:+ or layer:id:-, where they are known. Empty: found from the concept."""
     n_features: int = 8
@@ -65,7 +76,9 @@ class PiscesConfig:
     minmatch: int = 1
     """How many of the concept's tokens must be among them."""
     min_rho: float = 2.0
-    """Least ratio of a feature's activation per token on the concept to that on neighbours and on general text (CRISP: 2 to 3)."""
+    """Least ratio of a feature's activation per token on the concept to that on neighbours and on general text
+    (CRISP: 2 to 3).
+    """
     n_contrast: int = 100
     """How many features the activation contrast nominates a layer."""
     min_auroc: float = 0.6
@@ -75,7 +88,9 @@ class PiscesConfig:
     other_model: bool = False
     """Accept SAEs trained on another model, as the authors use a base model's on its instruction-tuned version."""
     filters: bool = True
-    """Drop features whose edit alone, at probe_tau and probe_mu, raises the concept's tokens or harms neighbours or neutral text."""
+    """Drop features whose edit alone, at probe_tau and probe_mu, raises the concept's tokens or harms neighbours or
+    neutral text.
+    """
     probe_tau: float = 0.9
     """Row threshold of the filters' trial edits (the authors')."""
     probe_mu: float = 16.0

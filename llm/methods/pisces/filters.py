@@ -1,6 +1,9 @@
-"""Filters 3.3a and 3.3c: a feature's edit alone must not raise the concept's tokens, nor harm neighbours or neutral text.
+"""Filters 3.3a and 3.3c: what a feature's edit must not do alone.
 
-3.3b (features that never fire on the concept's texts) is part of finding candidates. Judges are local: the host's own likelihoods.
+Raise the concept's tokens, harm neighbours or neutral text.
+
+3.3b (features that never fire on the concept's texts) is part of finding candidates. Judges are local: the host's own
+likelihoods.
 """
 
 import dataclasses
@@ -29,7 +32,9 @@ class Probe:
     """What the filters measure on one state of the host."""
 
     concept: float
-    """Mean probability of the concept's tokens over all positions of its texts (of the texts' own next tokens, where it has no tokens)."""
+    """Mean probability of the concept's tokens over all positions of its texts (of the texts' own next tokens, where
+    it has no tokens).
+    """
     neighbours: float | None
     """Mean probability of the next token on neighbours' texts."""
     text: float
@@ -82,12 +87,15 @@ def filtered(
     config: PiscesConfig,
     wanted: int,
 ) -> tuple[list[FeatureEvidence], list[FeatureEvidence]]:
-    """The first `wanted` features that pass, in rank order, and those that were dropped on the way; both with what was measured.
+    """The first `wanted` features that pass, in rank order, and those that were dropped on the way.
+
+    Both with what was measured.
 
     Features are probed a layer at a time from the layer's input on, as many as could still be needed.
 
     Raises:
-        MatchedNothing: None that detects the concept passes; those at whose negative end its tokens lie are no edit by themselves.
+        MatchedNothing: None that detects the concept passes; those at whose negative end its tokens lie are no edit by
+            themselves.
     """
     kept: list[FeatureEvidence] = []
     dropped: list[FeatureEvidence] = []
@@ -98,7 +106,8 @@ def filtered(
             (dropped if _verdict(e, config) else kept).append(e)
     if all(e.direction == "suppress_negative" for e in kept):
         raise MatchedNothing(
-            f"no feature that detects the concept passes the filters ({_verdict(dropped[0], config)}, for the first of {len(dropped)}); "
+            "no feature that detects the concept passes the filters "
+            f"({_verdict(dropped[0], config)}, for the first of {len(dropped)}); "
             "lower probe_mu, loosen max_neighbour_harm or max_text_harm, or set filters=false"
         )
     position = {(e.hook_point, e.id): i for i, e in enumerate(ranked)}
@@ -106,7 +115,10 @@ def filtered(
 
 
 def _probed(
-    judges: Judges, batch: Sequence[FeatureEvidence], problem: Callable[[FeatureEvidence], LayerProblem], config: PiscesConfig
+    judges: Judges,
+    batch: Sequence[FeatureEvidence],
+    problem: Callable[[FeatureEvidence], LayerProblem],
+    config: PiscesConfig,
 ) -> list[FeatureEvidence]:
     out: list[FeatureEvidence] = []
     for layer in sorted({e.layer for e in batch}):

@@ -36,13 +36,15 @@ def fit(
 ) -> Edit:
     """Takes concepts out of a language model by rewriting MLP value vectors (Gur-Arieh et al., arXiv:2505.22586).
 
-    Each concept is fitted alone, on the host as it is; the changes of one layer add, since all are computed from the original weights.
+    Each concept is fitted alone, on the host as it is; the changes of one layer add, since all are computed from the
+    original weights.
     The host is left as it was. The edit has one `weights` part, of rank at most the number of features, a layer.
 
     Args:
         host: The model.
         concepts: At least one; each needs target texts in `train`, and questions in `validation` for `search`.
-        preserve: Further texts that the features must stay away from, besides the concepts' neighbours and general pools.
+        preserve: Further texts that the features must stay away from, besides the concepts' neighbours and general
+            pools.
         config: Settings.
         saes: One SAE over the MLP output (`layers.N.mlp_out` or `.mlp_post`) for each layer that may be edited.
 
@@ -74,7 +76,10 @@ def fit(
 
 
 def weight_delta(host: "Host", layer: int, parts: Sequence[Factors]) -> tuple[str, LowRank]:
-    """Name and low-rank change of a layer's down-projection in the host's own layout (pisces.md 4.4): [d m] gets D^T Q^T, Conv1D's [m d] Q D."""
+    """Name and low-rank change of a layer's down-projection in the host's own layout (pisces.md 4.4).
+
+    [d m] gets D^T Q^T, Conv1D's [m d] Q D.
+    """
     Q, D = torch.cat([q for q, _ in parts], 1).float().cpu(), torch.cat([d for _, d in parts]).float().cpu()
     name, _, transposed = host.down_proj(layer)
     return name, LowRank(B=Q, A=D) if transposed else LowRank(B=D.T.contiguous(), A=Q.T.contiguous())
@@ -141,10 +146,11 @@ def reference(e: FeatureEvidence) -> FeatureRef:
     return FeatureRef(e.layer, e.id, e.direction)
 
 
-def plan(
-    host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str] = ()
-) -> Plan:
-    """Features of one concept that pass the filters, signs of the neurons, and, with `search`, the best settings on `validation`."""
+def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str] = ()) -> Plan:
+    """Features of one concept that pass the filters, signs of the neurons, and, with `search`, settings.
+
+    Settings are those that do best on `validation`.
+    """
     wanted = max([config.n_features, *config.grid_n]) if config.search and config.grid_n else config.n_features
     ranked = candidates(host, concept, by_layer, config, preserve)
     layers = sorted({e.layer for e in ranked})
@@ -171,7 +177,9 @@ def searched(open_plan: Plan) -> Plan:
 def candidates(
     host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str] = ()
 ) -> list[FeatureEvidence]:
-    """Ranked features that detect the concept well enough, then those at whose negative end its tokens lie; or those the config names.
+    """Ranked features that detect the concept well enough, then those at whose negative end its tokens lie.
+
+    Where the config names features, those and no others.
 
     Raises:
         InputError: A named feature's layer has no SAE.
@@ -188,15 +196,17 @@ def candidates(
     if not detecting:
         best = report.features[0]
         raise MatchedNothing(
-            f"no feature detects {concept.name!r} with an AUROC of {config.min_auroc} (the best, {best.hook_point} {best.id}, has "
-            f"{max(best.score, 0):.2f}); lower min_auroc, or use a larger or better trained SAE"
+            f"no feature detects {concept.name!r} with an AUROC of {config.min_auroc} "
+            f"(the best, {best.hook_point} {best.id}, has {max(best.score, 0):.2f}); "
+            "lower min_auroc, or use a larger or better trained SAE"
         )
     return detecting + [e for e in report.features if e.direction == "suppress_negative"]
 
 
 def _given(host: "Host", by_layer: Mapping[int, "SAE"], ref: FeatureRef) -> FeatureEvidence:
     if ref.layer not in by_layer:
-        raise InputError(f"features: {ref} is of layer {ref.layer}, but the SAEs given are of layers {sorted(by_layer)}")
+        have = sorted(by_layer)
+        raise InputError(f"features: {ref} is of layer {ref.layer}, but the SAEs given are of layers {have}")
     sae = by_layer[ref.layer]
     if ref.id >= sae.cfg.d_sae:
         raise InputError(f"features: {ref} is beyond the SAE's {sae.cfg.d_sae} features")
@@ -205,7 +215,10 @@ def _given(host: "Host", by_layer: Mapping[int, "SAE"], ref: FeatureRef) -> Feat
 
 
 def neuron_signs(host: "Host", concept: "Concept", layers: Sequence[int], config: PiscesConfig) -> dict[int, Tensor]:
-    """g: the majority sign of each neuron's activation at the concept's tokens in its train texts; ones where `signed` is off."""
+    """The majority sign g of each neuron's activation at the concept's tokens in its train texts.
+
+    Ones where `signed` is off.
+    """
     if not config.signed:
         return {layer: torch.ones(len(value_vectors(host, layer)), dtype=torch.float64) for layer in layers}
     texts = pool_texts(concept, "target", "train", config.texts, config.seed)

@@ -1,6 +1,9 @@
-"""The mathematics of PISCES on plain tensors (Gur-Arieh et al., arXiv:2505.22586; formula numbers are those of the method's README).
+"""The mathematics of PISCES on plain tensors (Gur-Arieh et al., arXiv:2505.22586).
 
-Words: d = d_model, m = d_mlp, r = features edited in one layer. Row i of W_out [m d] is the value vector v_i of neuron i.
+Formula numbers are those of the method's README.
+
+Words: d = d_model, m = d_mlp, r = features edited in one layer. Row i of W_out [m d] is the value vector v_i of neuron
+    i.
 """
 
 from dataclasses import dataclass
@@ -37,7 +40,9 @@ class LayerProblem:
     a: Float[Tensor, "m r"]
     """Encoder activation of row i on feature f."""
     D: Float[Tensor, "r d"]
-    """What one unit of a coefficient adds to a row: decoder rows d_f (over the post-norm's gain where `space` is gain)."""
+    """What one unit of a coefficient adds to a row: decoder rows d_f (over the post-norm's gain where `space` is
+    gain).
+    """
     sigma: Float[Tensor, " r"]
     """-1 suppress_positive, +1 suppress_negative."""
     g: Float[Tensor, " m"]
@@ -96,7 +101,9 @@ class SignCount:
 
 
 def divide_gain(D: Float[Tensor, "r d"], gain: Float[Tensor, " d"] | None) -> Float[Tensor, "r d"]:
-    """Decoder rows as they must be added before a post-norm whose gain is `gain` (`space` gain: edit gamma*v, divide by gamma).
+    """Decoder rows as they must be added before a post-norm whose gain is `gain`.
+
+    `space` gain: edit gamma*v, divide by gamma.
 
     Raises:
         InputError: The gain is zero somewhere, so that nothing before the norm has that effect after it.

@@ -65,7 +65,9 @@ class Objective:
         self.base = self.margins()
         for name, margins in zip(("questions", "neighbour_questions"), self.base[:2], strict=True):
             if sum(margins) <= 0:
-                raise InputError(f"search: {host.name} has no positive margin on {name}.validation of {concept.name!r}; nothing can be told from it")
+                raise InputError(
+                    f"search: {host.name} has no positive margin on {name}.validation of {concept.name!r}; nothing can be told from it"
+                )
 
     def margins(self) -> tuple[list[float], list[float], float]:
         """Margins on the concept's and the neighbours' questions, and bits per byte, of the host as it stands."""
@@ -87,9 +89,12 @@ def search(
     first_layer: int,
     counts: Sequence[int],
 ) -> Found:
-    """Runs the grid; `factors(tau, mu, n)` gives the edit of the first n features. Nothing below `first_layer` is computed twice.
+    """Runs the grid.
 
-    A cell whose fall is under `weak` discards all cells with mu no larger and tau no smaller; one that keeps less than `min_kept` of
+    `factors(tau, mu, n)` gives the edit of the first n features. Nothing below `first_layer` is computed twice.
+
+    A cell whose fall is under `weak` discards all cells with mu no larger and tau no smaller; one that keeps less than
+    `min_kept` of
     the neighbours or `min_coherence` of the text discards all with mu no smaller and tau no larger (for the same n).
 
     Raises:
@@ -110,7 +115,9 @@ def search(
                 del waiting[other]
     best = max(cells, key=lambda c: (c.objective, -c.mu, c.tau))
     if best.fall <= 0:
-        raise MatchedNothing("search: no cell of the grid lowers the concept's margin; try other features, a larger grid_mu or a smaller grid_tau")
+        raise MatchedNothing(
+            "search: no cell of the grid lowers the concept's margin; try other features, a larger grid_mu or a smaller grid_tau"
+        )
     return Found(best, tuple(cells), len(grid) - len(cells))
 
 

@@ -1,4 +1,7 @@
-"""PISCES on a host: reading value vectors, building a layer's problem, trying an edit, and re-running only what it can change."""
+"""PISCES on a host: reading value vectors, building a layer's problem, trying an edit, re-running.
+
+Re-running touches only what it can change.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,8 +36,8 @@ def saes_by_layer(saes: Sequence["SAE"]) -> dict[int, "SAE"]:
         point, out = hook_point_of(sae), sae.card.get("hook_point_out")
         if point.rsplit(".", 1)[-1] not in PLACES or (out and out != point):
             raise InputError(
-                f"pisces edits value vectors in an SAE over the MLP's output (layers.N.mlp_out or .mlp_post); found one at {point}"
-                + (f" -> {out}" if out and out != point else "")
+                "pisces edits value vectors in an SAE over the MLP's output (layers.N.mlp_out or .mlp_post); "
+                f"found one at {point}" + (f" -> {out}" if out and out != point else "")
             )
         if layer_of(sae) in found:
             raise InputError(f"two SAEs for layer {layer_of(sae)}: give one a layer")
@@ -84,7 +87,12 @@ def _encoded(sae: "SAE", x: Tensor, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def activation_signs(
-    host: "Host", texts: Sequence[str], layers: Sequence[int], token_ids: Sequence[int], batch: int = 16, max_length: int = 128
+    host: "Host",
+    texts: Sequence[str],
+    layers: Sequence[int],
+    token_ids: Sequence[int],
+    batch: int = 16,
+    max_length: int = 128,
 ) -> dict[int, SignCount]:
     """Signs of each neuron's activation h_i (what enters the down-projection) at the concept's tokens in `texts`.
 
@@ -107,7 +115,10 @@ def activation_signs(
 
 @contextmanager
 def trial(host: "Host", factors: Mapping[int, Factors]) -> Iterator[None]:
-    """The host with Delta W_out = Q D added in the given layers (float64, rounded once); the weights are put back on leaving."""
+    """The host with Delta W_out = Q D added in the given layers (float64, rounded once).
+
+    The weights are put back on leaving.
+    """
     with ExitStack() as undo, torch.no_grad():
         for layer, (Q, D) in factors.items():
             _, weight, transposed = host.down_proj(layer)
@@ -125,8 +136,10 @@ def _restore(weight: Tensor, original: Tensor) -> None:
 class PrefixCache:
     """Inside the block, a batch seen before runs from `layer` on only: what lies below cannot have changed.
 
-    The output of block `layer` - 1 is kept for every batch (its ids and mask are the key) and blocks below hand it on instead of
-    computing. Results are those of the whole forward, to the bit. Calls with past keys and values (generation) run whole.
+    The output of block `layer` - 1 is kept for every batch (its ids and mask are the key) and blocks below hand it on
+    instead of
+    computing. Results are those of the whole forward, to the bit. Calls with past keys and values (generation) run
+    whole.
     Activations below `layer` are not to be read inside.
     """
 
@@ -143,8 +156,9 @@ class PrefixCache:
             self.undo.callback(self.model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             self.undo.callback(self.model.register_forward_hook(self._after, always_call=True).remove)
             for i, block in enumerate(self.blocks):
-                self.undo.callback(block.__dict__.pop, "forward", None)
-                block.__dict__["forward"] = self._wrapped(i, block.forward)  # an attribute of the instance; the class keeps its own
+                # an attribute of the instance, over the class's method or over what accelerate may have put there
+                self.undo.callback(_put_back, block, block.__dict__.get("forward"))
+                block.__dict__["forward"] = self._wrapped(i, block.forward)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -153,8 +167,9 @@ class PrefixCache:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         mask = kwargs.get("attention_mask")
-        usable = isinstance(ids, Tensor) and kwargs.get("past_key_values") is None
-        self.key = (_bytes(ids), b"" if mask is None else _bytes(mask)) if usable else None
+        self.key = None
+        if isinstance(ids, Tensor) and kwargs.get("past_key_values") is None:
+            self.key = _bytes(ids), b"" if mask is None else _bytes(mask)
         if self.key is not None:
             self.hits += self.key in self.store
             self.misses += self.key not in self.store
@@ -172,6 +187,12 @@ class PrefixCache:
             return out
 
         return run
+
+
+def _put_back(block: nn.Module, forward: Callable[..., Any] | None) -> None:
+    block.__dict__.pop("forward")
+    if forward is not None:
+        block.__dict__["forward"] = forward
 
 
 def _bytes(t: Tensor) -> bytes:

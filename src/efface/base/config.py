@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import yaml
@@ -94,7 +95,7 @@ def field_docs(cls: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]).body
-        for here, after in zip(body, body[1:], strict=False):
+        for here, after in pairwise(body):
             if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name) and isinstance(after, ast.Expr):
                 if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
                     docs[here.target.id] = " ".join(after.value.value.split())

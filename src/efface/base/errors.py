@@ -1,4 +1,7 @@
-"""The package's exceptions. `InputError` and its children are the user's to mend: the command line prints them without a traceback and exits with 2."""
+"""The package's exceptions.
+
+`InputError` and its children are the user's to mend: the command line prints them without a traceback and exits with 2.
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

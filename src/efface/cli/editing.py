@@ -17,7 +17,11 @@ def erase_app() -> typer.Typer:
     """One subcommand a registered method, its config's fields in the help."""
     from ..deactivate.registry import methods
 
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fit an eraser and write its edit: efface erase METHOD --help shows a method's settings.")
+    app = typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help="Fit an eraser and write its edit: efface erase METHOD --help shows a method's settings.",
+    )
     for method in methods():
         app.command(method.name, help=_help(method))(_command(method))
     return app
@@ -62,7 +66,12 @@ def _command(method: "Method") -> Callable[..., None]:
 
             edit = edit.gated(concept_gate(host, concepts, saes))
         edit.save(out)
-        summary = {"out": str(out), "eraser": method.name, "concepts": [c.name for c in concepts], "parts": [p.describe() for p in edit.parts]}
+        summary = {
+            "out": str(out),
+            "eraser": method.name,
+            "concepts": [c.name for c in concepts],
+            "parts": [p.describe() for p in edit.parts],
+        }
         o.emit(summary, f"{method.name}: {', '.join(summary['concepts'])} -> {out}\n" + "\n".join(map(str, summary["parts"])), as_json)
 
     return erase
@@ -81,7 +90,9 @@ def apply(
     out: o.Out,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
-    force: Annotated[bool, typer.Option("--force", help="Apply to another base than the edit was made for; recorded in the ledger.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Apply to another base than the edit was made for; recorded in the ledger.")
+    ] = False,
 ) -> None:
     """Folds edits into the weights for good: DIR is an ordinary transformers checkpoint with a ledger beside it."""
     from ..deactivate.edit import Edit

@@ -67,5 +67,3 @@ def bench(
 
     table = run_grid(Grid.load(grid), out, workers=workers)
     o.emit(table.to_json(), table.to_text(), as_json)
-
-

@@ -43,7 +43,14 @@ def features(
     host, saes = host_and_saes(sae, model, dtype, device)
     report = find(host, wanted, saes, other_model=model is not None)
     rows = [
-        [f.hook_point, str(f.id), f.direction.removeprefix("suppress_"), *(_figure(f.auroc.get(s)) for s in ("train", "validation", "test")), f"{f.rho:.1f}", " ".join(f.promoted[:6])]
+        [
+            f.hook_point,
+            str(f.id),
+            f.direction.removeprefix("suppress_"),
+            *(_figure(f.auroc.get(s)) for s in ("train", "validation", "test")),
+            f"{f.rho:.1f}",
+            " ".join(f.promoted[:6]),
+        ]
         for f in report.features[:top]
     ]
     text = o.table(["hook point", "feature", "end", "train", "val", "test", "rho", "promotes"], rows)

@@ -1,7 +1,6 @@
 """`efface generate`: texts from a model, with or without edits."""
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ def generate(
     dtype: o.Dtype = "float32",
     as_json: o.Json = False,
 ) -> None:
-    """Continues each prompt; one prompt and a FILE: that file; else a folder of 000.txt, 001.txt, …"""
+    """Continues each prompt; one prompt and a FILE: that file; else a folder of numbered files."""
     from ..deactivate.edit import Edit
 
     if not prompt:

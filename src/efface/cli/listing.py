@@ -70,8 +70,13 @@ def cache_ls(as_json: o.Json = False) -> None:
     """What lies in the cache, and how large it is."""
     root = cache_dir()
     folders = sorted(p for p in root.glob("*/*") if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
-    rows = [{"name": str(p.relative_to(root)), "mib": round(sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) / 2**20, 1)} for p in folders]
-    o.emit({"cache": str(root), "entries": rows}, o.table(["name", "MiB"], [[r["name"], str(r["mib"])] for r in rows]) + f"\n({root})", as_json)
+    rows = [
+        {"name": str(p.relative_to(root)), "mib": round(sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) / 2**20, 1)}
+        for p in folders
+    ]
+    o.emit(
+        {"cache": str(root), "entries": rows}, o.table(["name", "MiB"], [[r["name"], str(r["mib"])] for r in rows]) + f"\n({root})", as_json
+    )
 
 
 @cache_app.command("rm")

@@ -1,6 +1,7 @@
 """`efface`: the table of commands, and how errors become exit statuses.
 
-Exit status 0: done; 2: the input is at fault (one or two lines on stderr, no traceback); 130: interrupted, a complete checkpoint is there; 1: anything else.
+Exit status 0: done; 2: the input is at fault (one or two lines on stderr, no traceback);
+130: interrupted, a complete checkpoint is there; 1: anything else.
 """
 
 import logging
@@ -16,7 +17,12 @@ from ..base.errors import InputError
 from . import editing, evaluating, features, generating, listing, training
 from .demo import demo
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, help=__doc__ and "Interpret a model with sparse autoencoders, take a concept out of it, and prove what that did.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    help="Interpret a model with sparse autoencoders, take a concept out of it, and prove what that did.",
+)
 
 app.command("models")(listing.models)
 app.command("methods")(listing.methods)

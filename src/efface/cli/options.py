@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `efface models`), a local folder or a hub id.")]
 OptionalModel = Annotated[str | None, typer.Option("--model", "-m", help="Another host than the one written in the SAE.")]
-Concepts = Annotated[list[str], typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.")]
+Concepts = Annotated[
+    list[str], typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.")
+]
 OneConcept = Annotated[str, typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file.")]
 Saes = Annotated[list[Path], typer.Option("--sae", help="An SAE folder, or a folder of SAE folders; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist.")]

@@ -1,6 +1,5 @@
 """`efface train`: sparse autoencoders on a model's activations."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,4 +38,6 @@ def train(
     saes = train_on_host(host, corpus, points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume)
     report = {p: s.card["metrics"] for p, s in saes.items()}
     rows = [[p, *(f"{m[key]:.4g}" for key in ("l0", "fvu", "cosine", "dead_share"))] for p, m in report.items()]
-    o.emit({"out": str(out), "metrics": report}, o.table(["hook point", "L0", "FVU", "cosine", "dead"], rows) + f"\nsaved in {out}", as_json)
+    o.emit(
+        {"out": str(out), "metrics": report}, o.table(["hook point", "L0", "FVU", "cosine", "dead"], rows) + f"\nsaved in {out}", as_json
+    )
