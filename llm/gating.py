@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import InputError
+from ..base.errors import InputError, MatchedNothing
 from ..deactivate.gate import Gate, GateSource
 from .features import FeatureConfig, features
 from .pools import general_texts, pool_texts
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .host import Host
 
 N_FEATURES = 8
+LEAST_SCORE = 0.6
+"""Least AUROC on `validation` of a feature that the gate listens to."""
 POOL = 3000
 """General texts read for the threshold and for the judgement, at most."""
 
@@ -40,7 +42,10 @@ def concept_gate(
     concept = listed[0]
     report = features(host, concept, saes, FeatureConfig(seed=seed, fpr=fpr), splits=("train", "validation"))
     chosen: dict[str, list[int]] = defaultdict(list)
-    for f in [f for f in report.features if f.direction == "suppress_positive"][:n_features]:
+    carrying = [f for f in report.features if f.score >= LEAST_SCORE]
+    if not carrying:
+        raise MatchedNothing(f"gate: no feature detects {concept.name!r} with AUROC >= {LEAST_SCORE} on validation; train wider or more SAEs")
+    for f in carrying[:n_features]:
         chosen[f.hook_point].append(f.id)
     by_point = {str(s.card["hook_point"]): s for s in saes}
     gate = Gate([GateSource(by_point[p], tuple(ids)) for p, ids in chosen.items()])

@@ -78,7 +78,7 @@ def verdicts(result: "Result", edited: str | None) -> dict[str, bool]:
         claims["Perplexity on neutral text rises by at most 3 %"] = row["ppl_neutral"].mean <= 1.03 * base["ppl_neutral"].mean
     pair = result.extra.get("fall - 3 x random features, all")
     if pair:
-        claims["The fall exceeds three times that under random features of equal norm (interval above 0)"] = pair["low"] > 0
+        claims["The fall exceeds three times that under random features of equal norm (interval above 0)"] = pair["verdict"] == "higher"
     return claims
 
 

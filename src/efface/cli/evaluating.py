@@ -8,6 +8,7 @@ import typer
 from ..base.errors import InputError
 from ..base.files import new_folder
 from . import options as o
+from .editing import load_saes
 
 
 def evaluate(
@@ -15,6 +16,7 @@ def evaluate(
     concept: o.OneConcept,
     out: o.Out,
     edit: o.Edits = [],  # noqa: B006
+    sae: o.Saes = [],  # noqa: B006
     split: Annotated[str, typer.Option("--split", help="validation or test; every look at test is counted.")] = "validation",
     settings: o.Settings = [],  # noqa: B006
     seed: o.Seed = 0,
@@ -30,6 +32,7 @@ def evaluate(
     from ..base.config import from_mapping, parse_assignments
     from ..deactivate.concept import Concept
     from ..deactivate.edit import Edit
+    from ..deactivate.evaluation.compare import compare as compare_results
     from ..llm.evaluation.suite import SuiteConfig
     from ..llm.evaluation.suite import evaluate as run_suite
     from ..llm.reporting import write_evaluation
@@ -37,10 +40,10 @@ def evaluate(
     config = from_mapping(SuiteConfig, {"seed": seed, **parse_assignments(settings)}, where="--set")
     wanted, edits = Concept.load(concept), [Edit.load(e) for e in edit]
     host = o.load_host(model, dtype, device)
-    result = run_suite(host, edits, wanted, split, config)
+    result = run_suite(host, edits, wanted, split, config, saes=load_saes(sae))
     with new_folder(out) as work:
         write_evaluation(work, host, wanted, edits, result)
-    o.emit({"out": str(out), **result.to_json()}, result.to_text() + f"\n{out / 'report.html'}", as_json)
+    o.emit({"out": str(out), **result.to_json()}, compare_results([result]).plain() + f"\n{out / 'report.html'}", as_json)
 
 
 def compare(
@@ -53,7 +56,7 @@ def compare(
 
     loaded = [Result.load(p / "result.json" if p.is_dir() else p) for p in results]
     table = compare_results(loaded)
-    o.emit(table.to_json(), table.to_text(), as_json)
+    o.emit(table.to_json(), table.plain(), as_json)
 
 
 def bench(
@@ -66,4 +69,4 @@ def bench(
     from ..deactivate.evaluation.grid import Grid, run_grid
 
     table = run_grid(Grid.load(grid), out, workers=workers)
-    o.emit(table.to_json(), table.to_text(), as_json)
+    o.emit(table.to_json(), table.plain(), as_json)
