@@ -42,6 +42,8 @@ class DemoConfig:
     """Features of each SAE."""
     k: int = 32
     """Active features a vector."""
+    read: int = 150
+    """Texts a pool and split that the search for features reads."""
     draws: int = 5
     """Draws of each random control."""
     texts: int = 60
@@ -54,7 +56,9 @@ class DemoConfig:
     """Of everything."""
 
 
-QUICK = DemoConfig(layers=(8, 14), tokens=40_000, steps=250, d_sae=2304, draws=2, texts=24, grid_mu=(4.0, 13.0), grid_tau=(0.5,))
+QUICK = DemoConfig(
+    layers=(8, 14), tokens=24_000, steps=200, d_sae=2304, read=60, draws=2, texts=16, grid_mu=(4.0, 13.0), grid_tau=(0.5,)
+)  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
 
@@ -86,7 +90,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     step(f"looking for features of {concept.name} and choosing tau and mu on validation")
     edit = erase(
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
-        preset="efface", search=True, grid_mu=config.grid_mu, grid_tau=config.grid_tau,
+        preset="efface", search=True, texts=config.read, grid_mu=config.grid_mu, grid_tau=config.grid_tau,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in edit.evidence["concepts"][0]["features"]:
