@@ -24,7 +24,7 @@ Rewrite = Callable[[Tensor], Tensor]
 def tensor_digest(name: str, t: Tensor) -> str:
     """sha256 over name, dtype, shape and little-endian bytes."""
     total = hashlib.sha256(f"{name}\0{str(t.dtype).removeprefix('torch.')}\0{list(t.shape)}\0".encode())
-    total.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    total.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

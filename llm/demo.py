@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..base.errors import InputError
 from ..base.files import write_json
@@ -72,7 +72,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     from ..deactivate.erase import erase
     from .evaluation.suite import SuiteConfig, evaluate
     from .models import load_model
-    from .reporting import write_evaluation
+    from .reporting import used_features, write_evaluation
 
     config, started = config or DemoConfig(), time.perf_counter()
     if out.exists():
@@ -93,8 +93,8 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
         preset="efface", search=True, texts=config.read, grid_mu=config.grid_mu, grid_tau=config.grid_tau,
     )  # fmt: skip
     edit.save(out / "edit")
-    for f in edit.evidence["concepts"][0]["features"]:
-        step(f"  {f['hook_point']} feature {f['id']}: {' '.join(map(str.strip, f['promoted'][:6]))}")
+    for f in used_features(edit.evidence):
+        step(f"  {f.hook_point} feature {f.index}: {' '.join(map(str.strip, f.promoted[:6]))}")
     step("measuring on test, beside its controls")
     suite = SuiteConfig(texts=config.texts, draws=config.draws, continuations=8, seed=config.seed)
     result = evaluate(host, [edit], concept, "test", saes=list(saes.values()), config=suite, commands=("efface demo",))
@@ -119,7 +119,8 @@ def train_saes(host: "Host", concept: "Concept", out: Path, config: DemoConfig) 
     points = [f"layers.{n}.mlp_out" for n in config.layers]
     texts = documents(concept, config.seed)
     held_out = max(config.tokens // 20, 2048)
-    for part, n in (("train", config.tokens), ("held_out", held_out)):
+    parts: tuple[tuple[Literal["train", "held_out"], int], ...] = (("train", config.tokens), ("held_out", held_out))
+    for part, n in parts:
         source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part, buffer=8192)
         ActivationStore.write(out / "activations" / part, source, n)
     stores = {part: ActivationStore(out / "activations" / part, config.batch, config.seed) for part in ("train", "held_out")}

@@ -44,7 +44,9 @@ def concept_gate(
     chosen: dict[str, list[int]] = defaultdict(list)
     carrying = [f for f in report.features if f.score >= LEAST_SCORE]
     if not carrying:
-        raise MatchedNothing(f"gate: no feature detects {concept.name!r} with AUROC >= {LEAST_SCORE} on validation; train wider or more SAEs")
+        raise MatchedNothing(
+            f"gate: no feature detects {concept.name!r} with AUROC >= {LEAST_SCORE} on validation; train wider or more SAEs"
+        )
     for f in carrying[:n_features]:
         chosen[f.hook_point].append(f.id)
     by_point = {str(s.card["hook_point"]): s for s in saes}

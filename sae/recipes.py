@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..base.errors import InputError
 from .config import SAEConfig, TrainConfig
@@ -55,8 +55,10 @@ def train_on_host(
     widths = {point: host.resolve(point).d for point in hook_points}  # pyright: ignore[reportAttributeAccessIssue]  # hosts resolve; bare harvestables need not
     cfgs = {p: SAEConfig(architecture, d_in=d, d_sae=d_sae or EXPANSION * d, k=k) for p, d in widths.items()}
 
-    def source(part: str) -> HostSource:
-        return HostSource(host, texts, hook_points, batch=config.batch, context=context, seed=config.seed, part=part)  # pyright: ignore[reportArgumentType]  # a literal
+    buffer = max(min(2**16, config.n_steps * config.batch // 4), 2 * config.batch)
+
+    def source(part: Literal["train", "held_out"]) -> HostSource:
+        return HostSource(host, texts, hook_points, batch=config.batch, context=context, seed=config.seed, part=part, buffer=buffer)
 
     if len(cfgs) > 1:
         return train_many(cfgs, source("train"), config, out=out, resume=resume, held_out=source("held_out"))

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,8 +42,8 @@ class Harvestable(Protocol):
     """What a source needs of a host."""
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The host's tokenizer."""
+    def tokenizer(self) -> Any:
+        """The host's tokenizer; see `Tokenizer` (transformers' own classes set these attributes dynamically, so no checker sees them)."""
         ...
 
     def activations(self, input_ids: Tensor, attention_mask: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:

@@ -19,7 +19,9 @@ def test_generators_come_back_exactly(tmp_path):
     first = draw()
     checkpoints.save(3, {"torch": state["torch"], "numpy_keys": state["numpy_keys"]}, state["values"])
     assert draw() != first
-    _, tensors, values = checkpoints.newest()
+    newest = checkpoints.newest()
+    assert newest is not None
+    _, tensors, values = newest
     set_rng_state({**tensors, "values": values})
     assert draw() == first
 
@@ -31,7 +33,9 @@ def test_the_newest_readable_checkpoint_is_taken(tmp_path):
     assert checkpoints.steps() == [2, 3]
     broken = tmp_path / "step-3" / "state.safetensors"
     broken.write_bytes(broken.read_bytes()[:-4])
-    step, tensors, values = checkpoints.newest()
+    newest = checkpoints.newest()
+    assert newest is not None
+    step, tensors, values = newest
     assert (step, values["step"], float(tensors["w"][0])) == (2, 2, 2.0)
 
 

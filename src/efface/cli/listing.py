@@ -19,7 +19,7 @@ def models(as_json: o.Json = False) -> None:
     from ..llm.models import list_models
 
     rows = list_models()
-    cells = [[str(r["name"]), f"{int(r['size']) / 2**20:,.0f} MiB", "yes" if r["cached"] else "no", str(r["licence"])] for r in rows]
+    cells = [[str(r["name"]), f"{float(r['size'] or 0) / 2**20:,.0f} MiB", "yes" if r["cached"] else "no", str(r["licence"])] for r in rows]
     o.emit({"models": rows}, o.table(["name", "size", "cached", "licence"], cells), as_json)
 
 
