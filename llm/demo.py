@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .host import Host
 
 log = logging.getLogger("efface.demo")
+BUFFER = 4096
+"""Vectors mixed while harvesting; training reads the store shuffled, so a small one will do."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class DemoConfig:
 
 
 QUICK = DemoConfig(
-    layers=(8, 14), tokens=24_000, steps=200, d_sae=2304, read=60, draws=2, texts=16, grid_mu=(4.0, 13.0), grid_tau=(0.5,)
+    layers=(8, 14), tokens=24_000, steps=200, d_sae=2304, read=50, draws=1, texts=16, grid_mu=(4.0, 13.0), grid_tau=(0.5,)
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -121,7 +123,7 @@ def train_saes(host: "Host", concept: "Concept", out: Path, config: DemoConfig) 
     held_out = max(config.tokens // 20, 2048)
     parts: tuple[tuple[Literal["train", "held_out"], int], ...] = (("train", config.tokens), ("held_out", held_out))
     for part, n in parts:
-        source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part, buffer=8192)
+        source = HostSource(host, texts, points, batch=config.batch, seed=config.seed, part=part, buffer=BUFFER)
         ActivationStore.write(out / "activations" / part, source, n)
     stores = {part: ActivationStore(out / "activations" / part, config.batch, config.seed) for part in ("train", "held_out")}
     training = TrainConfig(
