@@ -127,13 +127,13 @@ def render(data: ReportData) -> str:
     """The page as text."""
     template, style = _template()
     policy = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    columns = data.result.columns()
+    rows = _ordered(data.result)
     return template.render(
         data=data,
         style=style,
         style_hash=policy,
-        columns=columns,
-        rows=[(row, _cells(row, columns)) for row in _ordered(data.result)],
+        rows=rows,
+        table=[(metric, [_cell(row, name, metric) for row in rows]) for name, metric in data.result.columns().items()],
         card=_flat(data.result.card.to_json()),
         protocol=data.result.card.digest,
     )
@@ -155,18 +155,14 @@ def _ordered(result: Result) -> list[Row]:
     return [row for kind in ("base", "edited", "control") for row in result.rows if row.kind == kind]
 
 
-def _cells(row: Row, columns: Mapping[str, Metric]) -> list[tuple[str, str, str]]:
-    """(heading, figure, interval and count) for every column; an en dash where the row has no figure."""
-    cells: list[tuple[str, str, str]] = []
-    for name, metric in columns.items():
-        value = row.metrics.get(name)
-        if value is None:
-            cells.append((metric.heading, "–", ""))
-            continue
-        figure, _, interval = metric.text(value).partition(" ")
-        count = f"n = {value.n}{' ' + value.unit if value.unit else ''}{', ' + value.method if value.method else ''}"
-        cells.append((metric.heading, figure, f"{interval} {count}".strip() if interval or value.n > 1 else ""))
-    return cells
+def _cell(row: Row, name: str, metric: Metric) -> tuple[Row, str, str, str]:
+    """(row, figure, interval, count and method) of one metric; an en dash where the row has no figure."""
+    value = row.metrics.get(name)
+    if value is None:
+        return row, "–", "", "not measured"
+    figure, _, interval = metric.text(value).partition(" ")
+    count = f"n = {value.n}{' ' + value.unit if value.unit else ''}{', ' + value.method if value.method else ''}"
+    return row, figure, interval if row.kind != "base" or value.low != value.high else "", count
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

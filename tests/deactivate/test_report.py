@@ -97,8 +97,10 @@ def test_parts_left_empty_leave_no_heading(tmp_path: Path) -> None:
 
 
 def test_table_shows_base_first_figures_intervals_and_gaps() -> None:
-    text = re.sub(r"\s+", " ", parsed(report.render(report.ReportData("T", "S", result()))).text)
-    assert text.index("1.000[0.950, 1.050] n = 8 concepts, t") < text.index("0.200[0.150, 0.250]")
+    page = report.render(report.ReportData("T", "S", result()))
+    text = re.sub(r"\s+", " ", parsed(page).text)
+    assert text.index("1.000[0.950, 1.050]") < text.index("0.200[0.150, 0.250]")
+    assert 'title="n = 8 concepts, t"' in page
     assert "random features control" in text
     assert "–" in text
     assert result().card.digest[:12] in text
