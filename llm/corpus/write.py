@@ -132,6 +132,7 @@ def main() -> None:
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--docs", type=int, default=9000)
     args.add_argument("--pool", type=int, default=2400)
+    args.add_argument("--first", type=int, default=0, help="number of the first corpus shard: those before it are packed already")
     args.add_argument("--threads", type=int, default=1)
     options = args.parse_args()
     import torch
@@ -142,7 +143,7 @@ def main() -> None:
     for kind, n in (("corpus", options.docs), ("pool", options.pool)):
         for number, tasks in batches(plan(n, pool=kind == "pool")):
             shard = options.out / f"{kind}-{number:04d}.jsonl"
-            if shard.exists():
+            if shard.exists() or (kind == "corpus" and number < options.first):
                 continue
             writer = writer or Writer(options.model)
             seed = int(hashlib.sha256(f"{kind}/{number}".encode()).hexdigest()[:8], 16)
