@@ -15,7 +15,7 @@ from . import parameters as _parameters
 from .adapters import family_of
 from .hooks import Fired, HookSite, Rewrite, captured, rewritten
 from .parameters import ROLES, weight_of
-from .tokens import TokenRoles, bos_id, pad_id, special_table, token_roles
+from .tokens import TokenRoles, begins_special, bos_id, pad_id, special_table, token_roles
 
 __all__ = ["ROLES", "Host", "TokenRoles"]
 
@@ -50,6 +50,8 @@ class Host:
         weight = self.down_proj(0)[1]
         self.d_mlp, self.d_model = weight.shape if self.family.transposed else tuple(reversed(weight.shape))
         self._special = special_table(tokenizer, self.unembedding().shape[1])
+        self.sink_is_text = not begins_special(tokenizer)
+        """Whether the first token of a text is one of its own: no BOS goes before it."""
         self._digest: tuple[object, str] | None = None
 
     def __repr__(self) -> str:
@@ -169,8 +171,15 @@ class Host:
         return ids.to(self.device), mask.to(self.device)
 
     def keep_mask(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-        """True at tokens that count: no padding, no special tokens (BOS, EOS, chat markers, …)."""
-        return attention_mask.bool() & ~self._special.to(input_ids.device)[input_ids]
+        """True at tokens that count: no padding, no special tokens (BOS, EOS, chat markers, …).
+
+        Where the tokenizer puts no BOS before a text, its first token does not count either: the model makes it the
+        attention sink, with activations up to a thousand times those of any other (27,713 against 29 at
+        `layers.11.mlp_out` of SmolLM2), and nothing of the token in them. A text of one token has none that counts.
+        """
+        attended = attention_mask.bool()
+        keep = attended & ~self._special.to(input_ids.device)[input_ids]
+        return keep & (attended.cumsum(1) > 1) if self.sink_is_text else keep
 
     def logits(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Float[Tensor, "b t V"]:
         """Next-token logits at every position."""

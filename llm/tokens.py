@@ -44,6 +44,12 @@ def special_table(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Bool[T
     return table
 
 
+def begins_special(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a special token (BOS) before a text by itself."""
+    first = list(tokenizer("a")["input_ids"])[:1]
+    return bool(first) and first[0] in special_ids(tokenizer)
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The padding token, else EOS, else 0: padding is masked, the id only has to exist."""
     for name in (tokenizer.pad_token_id, tokenizer.eos_token_id):

@@ -112,7 +112,8 @@ class HostSource:
     def token_policy(self) -> Plain:
         """How texts become vectors: written into the SAE."""
         kept = {"padding": "dropped", "special_tokens": "dropped"}
-        return {"context": self.context, "bos": self.bos is not None, **kept}
+        sink = {"first_token": "dropped"} if getattr(self.host, "sink_is_text", False) else {}
+        return {"context": self.context, "bos": self.bos is not None, **kept, **sink}
 
     @property
     def about(self) -> Plain:

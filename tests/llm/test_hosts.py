@@ -203,6 +203,16 @@ def test_keep_mask_drops_padding_and_specials() -> None:
     assert mask.sum(1).tolist() == [5, 2]
 
 
+def test_keep_mask_drops_the_first_token_where_no_bos_takes_the_attention_sink() -> None:
+    host = tiny_host(bos=False)
+    ids, mask = host.encode_texts(["the dog is", "dog"])
+    assert host.sink_is_text
+    assert not tiny_host().sink_is_text
+    assert host.keep_mask(ids, mask).tolist() == [[False, True, True], [False, False, False]]
+    left, left_mask = host.pad(host.token_ids(["the dog is", "dog dog"]), left=True)
+    assert host.keep_mask(left, left_mask).tolist() == [[False, True, True], [False, False, True]]
+
+
 def test_encoding() -> None:
     host = tiny_host()
     ids, mask = host.encode_texts(["the dog is red", ""], max_length=3)
