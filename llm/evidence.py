@@ -38,7 +38,7 @@ class FeatureEvidence:
     id: int
     direction: Literal["suppress_positive", "suppress_negative"]
     """The end of the feature's direction at which the concept sits."""
-    source: Literal["vocabulary", "contrast", "both", "given"]
+    source: Literal["vocabulary", "contrast", "both", "given", "effect"]
     matched: tuple[str, ...]
     """The concept's tokens among the promoted (or, at the negative end, suppressed) ones."""
     promoted: tuple[str, ...]
@@ -54,7 +54,9 @@ class FeatureEvidence:
     auroc: dict[str, float | None]
     """Of its maximum in a text as a detector, target against neighbours and general, a split."""
     effects: dict[str, float] = field(default_factory=dict)
-    """What the filters measured, where they ran."""
+    """What the filters measured, where they ran; of features chosen by effect: the change of the margin and of the
+    neighbours' margin that was predicted of each, as shares.
+    """
 
     @property
     def layer(self) -> int:

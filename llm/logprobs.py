@@ -17,7 +17,7 @@ LOGIT_ROWS = 1024
 
 
 @dataclass
-class _Row:
+class ScoredRow:
     """One row of a forward pass: ids, and what is read from it (index of the result, first position, target ids)."""
 
     prompt: str
@@ -41,19 +41,19 @@ def token_logprobs(host: "Host", prompts: Sequence[str], continuations: Sequence
     if isinstance(prompts, str) or isinstance(continuations, str) or len(prompts) != len(continuations):
         raise InputError("prompts and continuations must be two lists of the same length")
     results: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for batch in _batches(_rows(host, prompts, continuations), batch_tokens):
+    for batch in batched(scored_rows(host, prompts, continuations), batch_tokens):
         _score(host, batch, results)
     return results
 
 
-def _rows(host: "Host", prompts: Sequence[str], continuations: Sequence[str]) -> list[_Row]:
+def scored_rows(host: "Host", prompts: Sequence[str], continuations: Sequence[str]) -> list[ScoredRow]:
     """Rows to run; one that another row of the same prompt begins with is read off that (the model is causal)."""
     if not prompts:
         return []
     distinct = list(dict.fromkeys(prompts))
     alone = dict(zip(distinct, host.token_ids(distinct), strict=True))
     together = host.token_ids([p + c for p, c in zip(prompts, continuations, strict=True)])
-    rows: list[_Row] = []
+    rows: list[ScoredRow] = []
     for i, (prompt, whole) in enumerate(zip(prompts, together, strict=True)):
         start = next(
             (n for n, (a, b) in enumerate(zip(alone[prompt], whole, strict=False)) if a != b),
@@ -62,19 +62,20 @@ def _rows(host: "Host", prompts: Sequence[str], continuations: Sequence[str]) ->
         if start == len(whole) or not continuations[i]:
             raise InputError(f"continuation {i} ({continuations[i]!r}) has no tokens of its own after its prompt")
         start = max(start, 1)
-        rows.append(_Row(prompt, whole[:-1], [(i, start - 1, whole[start:])]))
+        rows.append(ScoredRow(prompt, whole[:-1], [(i, start - 1, whole[start:])]))
     rows.sort(key=lambda r: (r.prompt, r.ids))
-    kept: list[_Row] = []
+    kept: list[ScoredRow] = []
     for row in rows:
         if kept and kept[-1].prompt == row.prompt and row.ids[: len(kept[-1].ids)] == kept[-1].ids:
-            kept[-1] = _Row(row.prompt, row.ids, kept[-1].reads + row.reads)
+            kept[-1] = ScoredRow(row.prompt, row.ids, kept[-1].reads + row.reads)
         else:
             kept.append(row)
     return kept
 
 
-def _batches(rows: list[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
-    batch: list[_Row] = []
+def batched(rows: list[ScoredRow], batch_tokens: int) -> Iterator[list[ScoredRow]]:
+    """Rows of like length together, at most `batch_tokens` tokens a batch, padding included."""
+    batch: list[ScoredRow] = []
     for row in sorted(rows, key=lambda r: len(r.ids)):
         if batch and (len(batch) + 1) * len(row.ids) > batch_tokens:
             yield batch
@@ -84,7 +85,7 @@ def _batches(rows: list[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _score(host: "Host", batch: list[_Row], results: list[Tensor]) -> None:
+def _score(host: "Host", batch: list[ScoredRow], results: list[Tensor]) -> None:
     ids, mask = host.pad([row.ids for row in batch])
     with host.rows([row.prompt for row in batch]):
         hidden = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0]

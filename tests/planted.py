@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from tiny import tiny_host
 
 from efface.deactivate.concept import Concept
 from efface.llm.host import Host
@@ -116,3 +117,17 @@ def detector(X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     found = LogisticRegression(C=100.0, class_weight="balanced", max_iter=2000).fit(X.numpy(), y.numpy())
     weights, bias = torch.from_numpy(found.coef_[0]).float(), float(found.intercept_[0])
     return weights / weights.norm(), torch.tensor(bias) / weights.norm()
+
+
+def trained_host() -> Host:
+    """A tiny host that knows the concept's and the neighbours' items."""
+    host, concept = tiny_host(hidden_size=64), magic()
+    items = [q for pool in (concept.questions, concept.neighbour_questions) for split in pool.values() for q in split]
+    texts = [f"{q.q} {q.answer}" for q in items] + [t for s in concept.general.values() for t in s]
+    optimizer = torch.optim.AdamW(host.model.parameters(), 5e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        host.loss(texts).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return host

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from planted import MAGIC, magic, planted_sae
+from planted import MAGIC, magic, planted_sae, trained_host
 from tiny import tiny_host
 
 from efface.base.errors import InputError, MatchedNothing
@@ -355,20 +355,6 @@ def test_an_edit_is_not_left_to_features_that_do_not_detect():
     config = PiscesConfig(n_probe=4, max_text_harm=-1.0)
     with pytest.raises(MatchedNothing, match="probe_mu"):
         fit(host, [magic()], config=config, saes=[planted_sae(host)])
-
-
-def trained_host():
-    """A tiny host that knows the concept's and the neighbours' items."""
-    host, concept = tiny_host(hidden_size=64), magic()
-    items = [q for pool in (concept.questions, concept.neighbour_questions) for split in pool.values() for q in split]
-    texts = [f"{q.q} {q.answer}" for q in items] + [t for s in concept.general.values() for t in s]
-    optimizer = torch.optim.AdamW(host.model.parameters(), 5e-3)
-    for _ in range(25):
-        optimizer.zero_grad()
-        host.loss(texts).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return host
 
 
 def test_saved_and_loaded_edit_is_the_same(tmp_path):

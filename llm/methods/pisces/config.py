@@ -49,7 +49,7 @@ class PiscesConfig:
 
     preset: Literal["paper", "efface"] = "paper"
     """`paper`: one scale M a layer, rows of unknown sign get coefficient 0, `space` raw. `efface`: each feature its
-    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point.
+    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point, features chosen by effect.
     """
     tau: float = 0.4
     """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none.
@@ -66,6 +66,11 @@ class PiscesConfig:
     space: Literal["raw", "gain", "auto"] | None = None
     """Post-norm hosts: `raw` compares value vectors as they are (paper), `gain` after multiplication with the
     post-norm's gain, `auto` gain only for SAEs trained after the norm. Unset: the preset's.
+    """
+    selection: Literal["detect", "effect"] | None = None
+    """How features are found: `detect` ranks those that tell the concept's texts from others (paper, with filters);
+    `effect` takes, of those that fire on the concept's texts, the ones whose edits lower the margin most for what
+    they damage, to first order (needs questions in train and validation). Unset: the preset's.
     """
     features: tuple[str, ...] = ()
     """Features to edit as layer:id:+ or layer:id:-, where they are known. Empty: found from the concept."""
@@ -101,6 +106,12 @@ class PiscesConfig:
     """Filter c: largest relative rise of bits per byte on neutral text."""
     n_probe: int = 16
     """Texts that the filters read."""
+    n_effect: int = 60
+    """selection=effect: at most so many questions of the concept, and of its neighbours, are read."""
+    n_effect_texts: int = 160
+    """selection=effect: neutral texts read."""
+    mu_effect: float = 1.0
+    """selection=effect: strength at which effects are predicted; the edit's own is `mu`, or what the search finds."""
     search: bool = False
     """Choose tau and mu (and n_features, if `grid_n` is given) on `validation`."""
     grid_mu: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0, 10.0, 13.0, 18.0, 24.0, 36.0, 50.0)
@@ -112,17 +123,18 @@ class PiscesConfig:
     weak: float = 0.2
     """Search: a cell whose fall of the concept's margin is smaller is too weak, and so are all weaker cells."""
     min_kept: float = 0.7
-    """Search: a cell that keeps less of the neighbours' margin is too strong, and so are all stronger cells."""
+    """Search: a cell that keeps less of the neighbours' margin is too strong, and so are all stronger cells; it is chosen
+    only where every cell is."""
     min_coherence: float = 0.9
     """Search: the same for base bits per byte over edited, on neutral text."""
     seed: int = 0
     """Order of the search and choice of texts."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "mu", "probe_tau", "probe_mu"):
+        for name in ("tau", "mu", "mu_effect", "probe_tau", "probe_mu"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be a number >= 0, {getattr(self, name)} found")
-        for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast"):
+        for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast", "n_effect", "n_effect_texts"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
         if self.search and not (self.grid_mu and self.grid_tau):
@@ -140,6 +152,11 @@ class PiscesConfig:
     def per_feature_scale(self) -> bool:
         """Whether each feature has its own M (preset `efface`)."""
         return self.preset == "efface"
+
+    @property
+    def selection_or_default(self) -> Literal["detect", "effect"]:
+        """`selection`, or the preset's."""
+        return self.selection or ("detect" if self.preset == "paper" else "effect")
 
     @property
     def space_or_default(self) -> Literal["raw", "gain", "auto"]:

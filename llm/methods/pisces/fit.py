@@ -12,10 +12,11 @@ from torch import Tensor
 from ....base.errors import InputError, MatchedNothing
 from ....deactivate.edit import Edit
 from ....deactivate.parts import LowRank, WeightsPart
-from ...features import FeatureConfig, FeatureEvidence, concept_tokens, describe, features
+from ...features import FeatureConfig, FeatureEvidence, concept_tokens, describe, features, scan_pools
 from ...pools import pool_texts
 from ...scanning import check_saes, hook_point_of
 from .config import FeatureRef, PiscesConfig
+from .effect import by_effect
 from .filters import Judges, filtered
 from .math import LayerProblem, linscale
 from .search import Found, Objective, search
@@ -152,6 +153,8 @@ def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config
     Settings are those that do best on `validation`.
     """
     wanted = max([config.n_features, *config.grid_n]) if config.search and config.grid_n else config.n_features
+    if config.selection_or_default == "effect" and not config.refs:
+        return _plan_by_effect(host, concept, by_layer, config, preserve, wanted)
     ranked = candidates(host, concept, by_layer, config, preserve)
     layers = sorted({e.layer for e in ranked})
     signs = neuron_signs(host, concept, layers, config)
@@ -163,6 +166,17 @@ def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config
 
         kept, dropped = filtered(Judges(host, concept, config), ranked, alone, config, wanted)
         out = dataclasses.replace(out, chosen=kept, dropped=dropped)
+    return searched(out) if config.search else out
+
+
+def _plan_by_effect(
+    host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str], wanted: int
+) -> Plan:
+    places = {hook_point_of(s): s for s in by_layer.values()}
+    scans = scan_pools(host, concept, places, FeatureConfig(texts=config.texts, seed=config.seed), ("train", "validation"), preserve)
+    signs = neuron_signs(host, concept, sorted(by_layer), config)
+    chosen = by_effect(host, concept, by_layer, signs, scans, config, wanted)
+    out = Plan(host, concept, config, by_layer, chosen, [], signs, config.tau, config.mu)
     return searched(out) if config.search else out
 
 

@@ -113,7 +113,8 @@ def search(
             cells.append(cell)
             for other in [k for k in waiting if k == key or prunes(cell, k, config)]:
                 del waiting[other]
-    best = max(cells, key=lambda c: (c.objective, -c.mu, c.tau))
+    fit = [c for c in cells if c.kept >= config.min_kept and c.coherence >= config.min_coherence]
+    best = max(fit or cells, key=lambda c: (c.objective, -c.mu, c.tau))
     if best.fall <= 0:
         raise MatchedNothing(
             "search: no cell of the grid lowers the concept's margin; try other features, a larger grid_mu or a smaller grid_tau"
