@@ -1,6 +1,6 @@
 """Packs the shards that `write.py` sampled: filters, drops repeats and leaked test items, compresses, describes.
 
-Run `python -m efface.llm.corpus.pack --shards DIR [--out FOLDER] [--tokenizer FOLDER]`. Same shards and concepts give
+Run `python -m efface.llm.corpus.pack --shards DIR [--onto FOLDER] [--out FOLDER] [--tokenizer FOLDER]`. Same shards and concepts give
 the same bytes. Writes `corpus.jsonl.zst`, from `pool-*.jsonl` also `pool.jsonl.zst`, and a README.md beside them.
 """
 
@@ -10,10 +10,11 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ...base.errors import ArtefactError, InputError, MatchedNothing
-from ...base.files import write_bytes, write_text
+from ...base.files import write_bytes, write_json, write_text
 from .asking import requests
 from .card import CountTokens, Packed, Record, readme
 from .clean import Repeats, flaw, is_chat, sentences, trim, words
@@ -22,6 +23,8 @@ from .read import SPLITS
 from .write import ANGLES, subjects
 
 LEVEL = 19
+COUNTS = "packed.json"
+"""How many texts were read, and why others were dropped, beside the packed files."""
 REQUESTS = 0.25
 """Share of the pool that is templated."""
 LEAST: Mapping[str, int] = {"train": 1000, "validation": 3000, "test": 3000}
@@ -160,6 +163,33 @@ def compressed(records: list[Record]) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, threads=0).compress(lines.encode())
 
 
+def packed_before(folder: Path) -> dict[str, Packed]:
+    """What an earlier pack in `folder` holds, with its counts.
+
+    Raises:
+        ArtefactError: The corpus or the counts are missing or damaged.
+    """
+    import zstandard
+
+    try:
+        counts = json.loads((folder / COUNTS).read_text())
+        found: dict[str, Packed] = {}
+        for name, count in counts.items():
+            data = zstandard.ZstdDecompressor().decompress((folder / f"{name}.jsonl.zst").read_bytes())
+            found[name] = Packed([json.loads(x) for x in data.decode().strip("\n").split("\n")], count["read"], Counter(count["dropped"]))
+    except (OSError, ValueError, KeyError, zstandard.ZstdError) as e:
+        raise ArtefactError(f"--onto {folder}: {COUNTS}, corpus.jsonl.zst and pool.jsonl.zst of an earlier pack expected ({e!r})") from None
+    return found
+
+
+def _without(corpus: Packed, pool: Packed) -> Packed:
+    """The corpus without documents that hold a sentence of the pool."""
+    held = {" ".join(words(r["text"])) for r in pool.records if r["kind"] == "sentence"}
+    kept = [r for r in corpus.records if not any(" ".join(words(s)) in held for s in sentences(r["text"]))]
+    dropped = corpus.dropped + Counter({"sentence of the pool": len(corpus.records) - len(kept)})
+    return Packed(kept, corpus.read, dropped)
+
+
 def token_counter(folder: Path | None) -> CountTokens:
     """Number of SmolLM2 tokens of some texts; the alias's own tokenizer where no folder is given."""
     from transformers import AutoTokenizer
@@ -177,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.add_argument("--shards", type=Path, required=True)
     args.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "data")
     args.add_argument("--tokenizer", type=Path)
+    args.add_argument("--onto", type=Path, help="folder of an earlier pack: its documents come first, its pool stays")
     options = args.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from ...deactivate.concept import Concept, packaged_concepts
@@ -185,17 +216,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not concepts:
         raise MatchedNothing("no packaged concepts, whose test items to keep out: run python -m efface.llm.concepts.build")
     leaks, names, count = Leaks(concepts), Names(concepts), token_counter(options.tokenizer)
-    packed = {"corpus": pack_corpus(shards(options.shards, "corpus"), leaks)}
+    earlier = packed_before(options.onto) if options.onto else {}
+    first = earlier["corpus"].records if earlier else []
+    packed = {"corpus": pack_corpus(chain(first, shards(options.shards, "corpus")), leaks)}
     taken = [r["text"] for r in packed["corpus"].records]
-    try:
-        packed["pool"] = pack_pool(shards(options.shards, "pool"), leaks, names, taken)
-    except InputError as e:
-        log.error("%s; the corpus alone is packed", e)
+    if "pool" in earlier:
+        packed["pool"] = earlier["pool"]
+        packed["corpus"] = _without(packed["corpus"], earlier["pool"])
+    else:
+        try:
+            packed["pool"] = pack_pool(shards(options.shards, "pool"), leaks, names, taken)
+        except InputError as e:
+            log.error("%s; the corpus alone is packed", e)
+    if earlier:
+        packed["corpus"].read += earlier["corpus"].read - len(first)
+        packed["corpus"].dropped += earlier["corpus"].dropped
     files = {name: compressed(part.records) for name, part in packed.items()}
     for name, data in files.items():
         write_bytes(options.out / f"{name}.jsonl.zst", data)
         part = packed[name]
         log.info("%s: %d texts of %d read; dropped %s", name, len(part.records), part.read, dict(part.dropped))
+    write_json(options.out / COUNTS, {n: {"read": p.read, "dropped": dict(p.dropped)} for n, p in packed.items()})
     write_text(options.out / "README.md", readme(packed, {n: len(d) for n, d in files.items()}, leaks.n, count))
     return 0 if "pool" in packed else 1
 

@@ -157,13 +157,13 @@ def test_packing_is_the_same_twice_and_readable(shards: Path, tmp_path: Path, mo
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     options = ["--shards", str(shards), "--tokenizer", str(tmp_path / "tokenizer"), "--out"]
     assert pack.main([*options, str(tmp_path / "short")]) == 1  # the pool is too small: the corpus alone
-    assert sorted(p.name for p in (tmp_path / "short").iterdir()) == ["README.md", "corpus.jsonl.zst"]
+    assert sorted(p.name for p in (tmp_path / "short").iterdir()) == ["README.md", "corpus.jsonl.zst", "packed.json"]
     monkeypatch.setattr(pack, "LEAST", {"test": 200})
     outs = [tmp_path / "package" / "data", tmp_path / "again"]
     for out in outs:
         assert pack.main([*options, str(out)]) == 0
     names = sorted(p.name for p in outs[0].iterdir())
-    assert names == ["README.md", "corpus.jsonl.zst", "pool.jsonl.zst"]
+    assert names == ["README.md", "corpus.jsonl.zst", "packed.json", "pool.jsonl.zst"]
     assert all((outs[0] / n).read_bytes() == (outs[1] / n).read_bytes() for n in names)
     card = (outs[0] / "README.md").read_text()
     figures = ("test item 1", "near-duplicate 1", "too short 1", "names a concept", "SmolLM2 tokens")
@@ -180,6 +180,31 @@ def test_packing_is_the_same_twice_and_readable(shards: Path, tmp_path: Path, mo
     (outs[0] / "pool.jsonl.zst").write_bytes((outs[0] / "pool.jsonl.zst").read_bytes()[:200])
     with pytest.raises(ArtefactError, match="damaged"):
         pool("test")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_packing_onto_an_earlier_pack_keeps_it_and_its_pool(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    monkeypatch.setattr(pack, "LEAST", {"test": 200})
+    options = ["--tokenizer", str(tmp_path / "tokenizer"), "--out"]
+    first, more, second = tmp_path / "first", tmp_path / "more", tmp_path / "second"
+    assert pack.main(["--shards", str(shards), *options, str(first)]) == 0
+    earlier = pack.packed_before(first)
+    more.mkdir()
+    leaked = next(r["text"] for r in earlier["pool"].records if r["kind"] == "sentence")
+    texts = [drawn("tea", "more"), earlier["corpus"].records[0]["text"] + " And", f"{drawn('rain', 'more')[:-4]} {leaked} And"]
+    rows = [{"area": "knowledge", "topic": "tea", "text": t} for t in texts]
+    (more / "corpus-0001.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert pack.main(["--shards", str(more), "--onto", str(first), *options, str(second)]) == 0
+    now = pack.packed_before(second)
+    assert (second / "pool.jsonl.zst").read_bytes() == (first / "pool.jsonl.zst").read_bytes()
+    n = len(earlier["corpus"].records)
+    assert now["corpus"].records[:n] == earlier["corpus"].records
+    assert len(now["corpus"].records) == n + 1
+    assert now["corpus"].read == earlier["corpus"].read + 3
+    assert now["corpus"].dropped == earlier["corpus"].dropped + Counter({"near-duplicate": 1, "sentence of the pool": 1})
+    with pytest.raises(ArtefactError, match="--onto"):
+        pack.packed_before(tmp_path)
 
 
 def test_packing_refuses_what_it_cannot_use(tmp_path: Path, owls: Concept) -> None:
