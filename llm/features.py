@@ -188,7 +188,7 @@ def describe(
     U = host.unembedding()
     directions = lens_directions(host, point, sae.W_dec[ids.to(sae.W_dec.device)].to(U))
     up, down = extreme_tokens(directions, U, n_tokens)
-    areas = _aurocs(scans, point, ids)
+    areas = detection(scans, point, ids)
     return [
         FeatureEvidence(
             point, f, direction, source, tuple(matched),  # pyright: ignore[reportArgumentType]  (literals, typed as str)
@@ -200,7 +200,8 @@ def describe(
     ]  # fmt: skip
 
 
-def _aurocs(scans: Scans, point: str, ids: Tensor) -> dict[str, Tensor | None]:
+def detection(scans: Scans, point: str, ids: Tensor) -> dict[str, Tensor | None]:
+    """Split -> AUROC of each feature's maximum in a text, target against all else; None where a pool is missing."""
     areas: dict[str, Tensor | None] = {}
     for split in SPLITS:
         pools = {pool: s[point].maxima(ids) for (pool, t), s in scans.items() if t == split}

@@ -70,7 +70,7 @@ class PiscesConfig:
     selection: Literal["detect", "effect"] | None = None
     """How features are found: `detect` ranks those that tell the concept's texts from others (paper, with filters);
     `effect` takes, of those that fire on the concept's texts, the ones whose edits lower the margin most for what
-    they damage, to first order (needs questions in train and validation). Unset: the preset's.
+    they damage, to first order (needs questions in validation; those of train are read too). Unset: the preset's.
     """
     features: tuple[str, ...] = ()
     """Features to edit as layer:id:+ or layer:id:-, where they are known. Empty: found from the concept."""
@@ -106,6 +106,10 @@ class PiscesConfig:
     """Filter c: largest relative rise of bits per byte on neutral text."""
     n_probe: int = 16
     """Texts that the filters read."""
+    effect_rounds: int = 2
+    """selection=effect: how often effects are read, each time on the host with the features taken so far edited."""
+    effect_auroc: float = 0.0
+    """selection=effect: least AUROC on `validation` of a candidate; 0: all that fire on the concept's texts."""
     n_effect: int = 60
     """selection=effect: at most so many questions of the concept, and of its neighbours, are read."""
     n_effect_texts: int = 160
@@ -134,7 +138,7 @@ class PiscesConfig:
         for name in ("tau", "mu", "mu_effect", "probe_tau", "probe_mu"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be a number >= 0, {getattr(self, name)} found")
-        for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast", "n_effect", "n_effect_texts"):
+        for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast", "n_effect", "n_effect_texts", "effect_rounds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
         if self.search and not (self.grid_mu and self.grid_tau):

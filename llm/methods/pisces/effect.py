@@ -18,12 +18,12 @@ from torch import Tensor
 from ....base.errors import InputError, MatchedNothing
 from ...attribution import Taps, question_taps, text_taps
 from ...evaluation.texts import cut_text
-from ...features import FeatureEvidence, Scans, describe
+from ...features import FeatureEvidence, Scans, describe, detection
 from ...pools import general_texts
 from ...scanning import hook_point_of
 from .config import Direction, FeatureRef, PiscesConfig
 from .math import LayerProblem
-from .surgery import layer_problem
+from .surgery import Factors, layer_problem, trial
 
 if TYPE_CHECKING:
     from ....deactivate.concept import Concept, Question
@@ -90,25 +90,47 @@ def by_effect(
 ) -> list[FeatureEvidence]:
     """The first `n` features of the greedy choice, in its order. Candidates fire on the concept's `train` texts.
 
+    In each of `effect_rounds` rounds a share of them is taken, and effects are read anew on the host with those edited
+    that were taken before: what the first ones did is not linear.
+
     Raises:
-        InputError: `train` or `validation` lack questions of the concept or of its neighbours, or a base margin is not above 0.
+        InputError: `validation` lacks questions of the concept or of its neighbours, or a base margin is not above 0.
         MatchedNothing: No candidate lowers the margin.
     """
-    evidence = gather(host, concept, sorted(by_layer), config)
-    layers: dict[int, Layer] = {}
-    for number, sae in sorted(by_layer.items()):
-        alive = scans["target", "train"][hook_point_of(sae)].fired.nonzero()[:, 0]
-        if len(alive):
-            refs = [FeatureRef(number, f) for f in alive.tolist()]
-            layers[number] = candidates(
-                layer_problem(host, sae, refs, signs[number], config), alive, evidence, number, config.tau, config.mu_effect
-            )
-    order = greedy(layers, n)
-    if not order:
+    ids = {number: _eligible(hook_point_of(sae), scans, config) for number, sae in sorted(by_layer.items())}
+    ids = {number: found for number, found in ids.items() if len(found)}
+    problems = {
+        number: layer_problem(host, by_layer[number], [FeatureRef(number, f) for f in found.tolist()], signs[number], config)
+        for number, found in ids.items()
+    }
+    chosen: list[tuple[int, int]] = []
+    described: list[FeatureEvidence] = []
+    factors: dict[int, Factors] = {}
+    for part in range(config.effect_rounds if ids else 0):
+        with trial(host, factors):
+            evidence = gather(host, concept, sorted(ids), config)
+        layers = {x: candidates(problems[x], ids[x], evidence, x, config.tau, config.mu_effect) for x in ids}
+        taken = greedy(layers, round(n * (part + 1) / config.effect_rounds), chosen, {x: q @ d for x, (q, d) in factors.items()})
+        described += [_described(host, by_layer[x], layers[x], column, scans) for x, column in taken]
+        chosen += taken
+        for x in {x for x, _ in taken}:
+            columns = [c for y, c in taken if y == x]
+            parts = [*([factors[x]] if x in factors else []), (layers[x].Q[:, columns], layers[x].D[columns])]
+            factors[x] = torch.cat([q for q, _ in parts], 1), torch.cat([d for _, d in parts])
+    if not described:
         raise MatchedNothing(
             f"no feature that fires on {concept.name!r} lowers its margin at tau={config.tau}; lower tau or use another SAE"
         )
-    return [_described(host, by_layer[number], layers[number], column, scans) for number, column in order]
+    return described
+
+
+def _eligible(point: str, scans: Scans, config: PiscesConfig) -> Int[Tensor, " p"]:
+    """Features that fire on the concept's `train` texts and detect it well enough on `validation`."""
+    alive = scans["target", "train"][point].fired.nonzero()[:, 0]
+    if config.effect_auroc <= 0 or not len(alive):
+        return alive
+    areas = detection(scans, point, alive)["validation"]
+    return alive if areas is None else alive[areas >= config.effect_auroc]
 
 
 def gather(host: "Host", concept: "Concept", layers: Sequence[int], config: PiscesConfig) -> Evidence:
@@ -125,9 +147,9 @@ def gather(host: "Host", concept: "Concept", layers: Sequence[int], config: Pisc
 
 
 def _questions(concept: "Concept", name: str, most: int) -> "list[Question]":
-    train, validation = (concept.require(name, split) for split in ("train", "validation"))
-    half = max(1, most // 2)
-    return [*train[:half], *validation[: most - min(half, len(train))]]
+    """At most `most`: those of `validation` (there must be some), filled up from `train`."""
+    validation = concept.require(name, "validation")[:most]
+    return [*validation, *getattr(concept, name).get("train", ())[: most - len(validation)]]
 
 
 def _margins(host: "Host", concept: "Concept", own: "Sequence[Question]", near: "Sequence[Question]") -> tuple[float, float]:
@@ -163,8 +185,17 @@ def candidates(problem: LayerProblem, ids: Tensor, evidence: Evidence, layer: in
 
 
 @torch.no_grad()
-def greedy(layers: Mapping[int, Layer], n: int) -> list[tuple[int, int]]:
-    """(layer, column) of the features taken, best first; ends early where no candidate raises fall / sqrt(damage)."""
+def greedy(
+    layers: Mapping[int, Layer],
+    n: int,
+    before: Sequence[tuple[int, int]] = (),
+    changed: Mapping[int, Float[Tensor, "m d"]] | None = None,
+) -> list[tuple[int, int]]:
+    """(layer, column) of the features taken, best first; ends early where no candidate raises fall / sqrt(damage).
+
+    `before` were taken earlier (of the `n` in all) and `changed` is what they changed, a layer: it counts as damage where effects
+    cannot show it any more.
+    """
     numbers = sorted(layers)
     fall, alone = (torch.cat(parts) for parts in ([layers[x].fall for x in numbers], [layers[x].own() for x in numbers]))
     place = [(x, c) for x in numbers for c in range(len(layers[x].ids))]
@@ -176,12 +207,18 @@ def greedy(layers: Mapping[int, Layer], n: int) -> list[tuple[int, int]]:
     usable = (alone > 0) & (fall > 0)
     change = {x: torch.zeros(layers[x].Q.shape[0], layers[x].D.shape[1]) for x in numbers}
     spread, total, lost, cost = torch.zeros_like(fall), torch.zeros(len(damage)), 0.0, 0.0
+    for x, made in (changed or {}).items():
+        change[x] += made
+        spread[start[x]] = layers[x].spread(change[x])
+        cost += float((change[x] * (layers[x].metric @ change[x])).sum())
+    for x, column in before:
+        usable[start[x].start + column] = False
     order: list[tuple[int, int]] = []
-    while len(order) < n and bool(usable.any()):
+    while len(order) + len(before) < n and bool(usable.any()):
         cross = total @ damage + spread
         ratio = ((lost + fall) / (cost + 2 * cross + alone).clamp_min(1e-12).sqrt()).masked_fill(~usable, -torch.inf)
         best = int(ratio.argmax())
-        if order and float(ratio[best]) <= lost / cost**0.5:
+        if order and float(ratio[best]) <= lost / max(cost, 1e-12) ** 0.5:
             break
         cost, lost = float(cost + 2 * cross[best] + alone[best]), lost + float(fall[best])
         total, usable[best] = total + damage[:, best], False
