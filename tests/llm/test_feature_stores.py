@@ -57,7 +57,9 @@ def test_promoted_tokens_follow_the_decoder_through_the_down_projection():
     _, down, _ = host.down_proj(1)
     for place, width in (("mlp_out", host.d_model), ("mlp_hidden", host.d_mlp)):
         sae = SAE(SAEConfig("relu", width, 6), {"hook_point": f"layers.1.{place}"})
-        promoted, suppressed = lens_tokens(host, sae, 3)
+        found = lens_tokens(host, sae, 3)
+        assert found is not None
+        promoted, suppressed = found
         direction = sae.W_dec.detach() if place == "mlp_out" else sae.W_dec.detach() @ down.detach().T
         assert promoted.equal((direction @ U).topk(3).indices)
         assert suppressed.equal((direction @ U).topk(3, largest=False).indices)
