@@ -17,13 +17,13 @@ def nearest_features(W_dec: Float[Tensor, "d_sae d_out"], n: int) -> tuple[Int[T
     rows = W_dec.detach().float()
     rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
     m = min(n, len(rows) - 1)
-    ids, cosines = [], []
+    ids, cosines = torch.zeros(len(rows), m, dtype=torch.int64), torch.zeros(len(rows), m)
     step = max(1, ELEMENTS // len(rows))
     for first in range(0, len(rows), step):
         block = rows[first : first + step] @ rows.T
         own = torch.arange(len(block), device=block.device)
         block[own, own + first] = -torch.inf
         best = block.topk(m, dim=1)
-        ids.append(best.indices.cpu())
-        cosines.append(best.values.clamp(-1, 1).cpu())
-    return torch.cat(ids), torch.cat(cosines)
+        ids[first : first + step] = best.indices  # copied: kept results of topk would hold on to each block's memory
+        cosines[first : first + step] = best.values.clamp(-1, 1)
+    return ids, cosines
