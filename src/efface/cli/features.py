@@ -1,4 +1,4 @@
-"""`efface features | gate`: which features carry a concept, and a calibrated detector made of them."""
+"""`efface features | gate`: which features carry a concept, the evidence of all, and a calibrated detector."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,15 +27,33 @@ def host_and_saes(sae: list[Path], model: str | None, dtype: str, device: str) -
 
 def features(
     sae: o.Saes,
-    concept: o.OneConcept,
+    concept: Annotated[str | None, typer.Option("--concept", "-c", help="A packaged concept or a concept file.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Evidence and labels of every feature, written as a store, instead.")] = False,
     top: Annotated[int, typer.Option("--top", help="How many to print.")] = 20,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="--all: where the store goes; left out: features/ of the SAE.")] = None,
+    corpus: Annotated[str, typer.Option("--corpus", help="--all: embedded, a file, a folder, or hub:NAME.")] = "embedded",
+    documents: Annotated[int | None, typer.Option("--documents", help="--all: read at most so many documents.")] = None,
+    labels: Annotated[str, typer.Option("--labels", help="--all: words, or host (the model writes some itself).")] = "words",
+    settings: o.Settings = [],  # noqa: B006
     model: o.OptionalModel = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
     as_json: o.Json = False,
 ) -> None:
-    """Ranked features of a concept: evidence, held-out detection scores, false triggers on neighbours."""
+    """Ranked features of a concept (evidence, held-out scores, false triggers), or with --all a store of every feature."""
+    if every == (concept is not None):
+        raise InputError("features: give either --concept C, for the features of a concept, or --all, for the evidence of every feature")
+    if every or concept is None:
+        from .evidence import collect_all
+
+        return collect_all(sae, out, corpus, documents, labels, settings, model, device, dtype, as_json)
+    if out is not None or documents is not None or settings:
+        raise InputError("features: --out, --documents and --set belong to --all; leave them out, or give --all instead of --concept")
     o.sae_folders(sae)
+    return _of_concept(sae, concept, top, model, device, dtype, as_json)
+
+
+def _of_concept(sae: list[Path], concept: str, top: int, model: str | None, device: str, dtype: str, as_json: bool) -> None:
     from ..deactivate.concept import Concept
     from ..llm.features import features as find
 

@@ -1,0 +1,65 @@
+"""`efface features --all`: the evidence of every feature, written as feature stores."""
+
+from pathlib import Path
+from typing import Any
+
+from ..base.config import from_mapping, parse_assignments
+from ..base.errors import InputError
+from . import options as o
+
+FOLDER = "features"
+"""Name of the store inside an SAE's folder."""
+
+
+def store_folders(saes: list[Path], out: Path | None) -> list[Path]:
+    """Where each SAE's store goes: inside its folder, or under `out` (one SAE: `out` itself).
+
+    Raises:
+        InputError: Something is there already, or two SAEs would share a folder.
+    """
+    names = [p.resolve().name for p in saes]
+    if out is not None and len(set(names)) < len(names):
+        raise InputError(f"--sae: two folders are named alike ({', '.join(sorted(names))}); leave out --out, or collect them one by one")
+    places = [p / FOLDER for p in saes]
+    if out is not None:
+        places = [out] if len(saes) == 1 else [out / n for n in names]
+    for place in places if out is None else [out]:
+        if place.exists():
+            raise InputError(f"--out: {place} exists already; choose another --out or remove it")
+    return places
+
+
+def collect_all(
+    sae: list[Path],
+    out: Path | None,
+    corpus: str,
+    documents: int | None,
+    labels: str,
+    settings: list[str],
+    model: str | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Reads the corpus once and writes a store for each SAE; prints what the labels are worth."""
+    from ..sae.evidence.config import EvidenceConfig
+
+    folders = o.sae_folders(sae)
+    places = store_folders(folders, out)
+    config = from_mapping(EvidenceConfig, {"labels": labels, **parse_assignments(settings)}, where="--set")
+    from ..llm.feature_stores import make_stores
+    from ..sae.corpora import read_corpus
+    from .features import host_and_saes
+
+    texts = read_corpus(corpus, limit=documents)
+    host, saes = host_and_saes(folders, model, dtype, device)
+    made = make_stores(host, texts, dict(zip(places, saes, strict=True)), config, other_model=model is not None)
+    headers = ["hook point", "features", "labelled", "AUROC (median)", "shuffled", "store"]
+    o.emit({"stores": made}, o.table(headers, [_row(point, r) for point, r in made.items()]), as_json)
+
+
+def _row(point: str, report: dict[str, Any]) -> list[str]:
+    labels = report["labels"]
+    medians = [labels[name]["median"] for name in ("labelled", "labelled, shuffled")]
+    figures = ["-" if m is None else f"{m:.3f}" for m in medians]
+    return [point, str(sum(labels["status"].values())), str(labels["labelled"]["n"]), *figures, report["out"]]
