@@ -92,7 +92,7 @@ def main() -> None:
     options = args.parse_args()
     torch.set_num_threads(options.threads)
     config = from_mapping(PiscesConfig, {"preset": "efface", "search": True, **parse_assignments(options.settings)}, where="--set")
-    suite = SuiteConfig(texts=options.texts, max_tokens=64, continuations=0, draws=options.draws)
+    suite = SuiteConfig(texts=options.texts, max_tokens=64, continuations=0, draws=options.draws, controls=("random features",))
     todo = [c for c in options.concept if not (options.out / c / "result.json").is_file()]
     if todo:
         host = load_model(options.model)

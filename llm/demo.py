@@ -32,9 +32,9 @@ class DemoConfig:
     """Host."""
     concept: str = "baseball"
     """Packaged concept or concept file."""
-    layers: tuple[int, ...] = (8, 11, 14, 17, 20)
-    """Layers whose MLP output gets an SAE."""
-    tokens: int = 160_000
+    layers: tuple[int, ...] = (3, 4, 5, 6, 8)
+    """Layers whose MLP output gets an SAE: facts enter early, and the forward pass ends at the last of them."""
+    tokens: int = 150_000
     """Vectors harvested a layer."""
     steps: int = 600
     """Steps of each SAE; more than one pass over the vectors."""
@@ -50,16 +50,23 @@ class DemoConfig:
     """Draws of each random control."""
     texts: int = 60
     """Neutral texts read by the evaluation."""
-    grid_mu: tuple[float, ...] = (2.0, 4.0, 7.0, 13.0, 24.0)
+    features: int = 96
+    """Features edited."""
+    rounds: int = 2
+    """How often their effects are read."""
+    questions: int = 60
+    """Questions, a pool, whose margins the effects are read of."""
+    tau: float = 0.3
+    """Row threshold."""
+    grid_mu: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0)
     """Strengths tried on validation."""
-    grid_tau: tuple[float, ...] = (0.8, 0.5, 0.3)
-    """Row thresholds tried on validation."""
     seed: int = 0
     """Of everything."""
 
 
 QUICK = DemoConfig(
-    layers=(8, 14), tokens=24_000, steps=200, d_sae=2304, read=50, draws=1, texts=16, grid_mu=(4.0, 13.0), grid_tau=(0.5,)
+    layers=(4, 6), tokens=24_000, steps=200, d_sae=2304, read=50, draws=1, texts=16,
+    features=24, rounds=1, questions=30, grid_mu=(0.5, 1.0),
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -89,13 +96,15 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     saes = train_saes(host, concept, out, config)
     for point, sae in saes.items():
         step(f"  {point}: " + ", ".join(f"{k} {sae.card['metrics'][k]:.3g}" for k in ("l0", "fvu", "dead_share")))
-    step(f"looking for features of {concept.name} and choosing tau and mu on validation")
+    step(f"choosing features whose edits take {concept.name} out and little else, and mu, on validation")
     edit = erase(
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
-        preset="efface", search=True, texts=config.read, grid_mu=config.grid_mu, grid_tau=config.grid_tau,
+        preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,), grid_mu=config.grid_mu,
+        mu_effect=config.grid_mu[len(config.grid_mu) // 2 - 1], n_features=config.features, effect_rounds=config.rounds,
+        effect_auroc=0.55, n_effect=config.questions, n_effect_texts=2 * config.questions, min_kept=0.9, min_coherence=0.992,
     )  # fmt: skip
     edit.save(out / "edit")
-    for f in used_features(edit.evidence):
+    for f in used_features(edit.evidence)[:8]:
         step(f"  {f.hook_point} feature {f.index}: {' '.join(map(str.strip, f.promoted[:6]))}")
     step("measuring on test, beside its controls")
     suite = SuiteConfig(texts=config.texts, draws=config.draws, continuations=8, seed=config.seed)

@@ -137,7 +137,7 @@ def _candidates(host: "Host", point: str, sae: "SAE", scans: Scans, tokens: dict
     alive = target.fired.nonzero()[:, 0]
     if not len(alive):
         return []
-    phi, delta, rho = _contrast(target, [s[point] for (pool, t), s in scans.items() if pool != "target" and t == "train"])
+    phi, delta, rho = contrast(target, [s[point] for (pool, t), s in scans.items() if pool != "target" and t == "train"])
     strong = (rho >= config.min_rho) & (delta > 0)
     order = torch.where(strong, delta, -torch.inf).topk(min(config.n_contrast, len(delta)))
     nominated = set(order.indices[order.values > 0].tolist())
@@ -159,7 +159,7 @@ def _candidates(host: "Host", point: str, sae: "SAE", scans: Scans, tokens: dict
     return describe(host, point, sae, scans, chosen, stats)
 
 
-def _contrast(target: Scan, controls: list[Scan]) -> tuple[Tensor, Tensor, Tensor]:
+def contrast(target: Scan, controls: list[Scan]) -> tuple[Tensor, Tensor, Tensor]:
     """Firings on the concept, Delta phi and rho against the stronger control, per token (CRISP, arXiv:2508.13650).
 
     See also pisces.md 3.4.

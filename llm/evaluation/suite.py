@@ -42,6 +42,8 @@ class SuiteConfig:
     """Continuations written by the base and scored on both; 0: none."""
     draws: int = 3
     """Draws of each random control; claims about them want at least 10. 0: no random control."""
+    controls: tuple[Literal["random features", "random directions"], ...] = ("random features", "random directions")
+    """Random controls to draw."""
     relearn: tuple[Literal["full", "lora"], ...] = ()
     """Fine-tuning attacks to run on the base and on the edited host."""
     seed: int = 0
@@ -133,7 +135,7 @@ def _ground(host: "Host", concept: "Concept", split: Split, config: SuiteConfig)
 def _card(host: "Host", ground: _Ground, looks: int) -> ProtocolCard:
     concept, config = ground.concept, ground.config
     asked = {"concept": concept.digest, "templates": TEMPLATES, "texts": ground.texts}
-    extra = {k: v for k, v in asdict(config).items() if k not in ("seed", "relearn", "draws")}
+    extra = {k: v for k, v in asdict(config).items() if k not in ("seed", "relearn", "draws", "controls")}
     return ProtocolCard(
         suite="language", host=host.name, host_digest=host.digest, concept=concept.name, prompts_digest=digest(asked),
         judge="log-probability of the options", judge_digest=digest(JUDGE), split=ground.split,
@@ -224,6 +226,9 @@ def _random_controls(run: _Run, saes: "Sequence[SAE]") -> None:
         "random directions": lambda: lambda seed: [random_directions(host, e, seed) for e in run.edits],
     }
     for name, make in makers.items():
+        if name not in config.controls:
+            run.extra["absent"].append(f"{name}: not asked for")
+            continue
         try:
             draw = make()
             drawn = [draw(config.seed + i) for i in range(config.draws)]

@@ -1,5 +1,6 @@
 """First-order effects against small changes really made, and the greedy choice made of them."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -116,6 +117,29 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
         fallen = 1 - score_questions(host, read, concept.form).margin / base
     assert fallen > 0
     assert fallen == pytest.approx(-sum(f["effects"]["margin"] for f in found), rel=0.35)
+
+
+def test_rounds_go_on_where_the_last_one_ended() -> None:
+    host, concept = trained_host(), magic()
+    saes = [planted_sae(host, n) for n in (0, 1)]
+    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=3)
+    digest = host.digest
+    found = fit(host, [concept], (), config, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
+    assert host.digest == digest
+    assert len({(f["hook_point"], f["id"]) for f in found}) == len(found) == 6
+    once = dataclasses.replace(config, effect_rounds=1)
+    first = fit(host, [concept], (), once, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
+    assert [f["id"] for f in found[:2]] == [f["id"] for f in first[:2]]
+
+
+def test_candidates_can_be_held_to_detect_the_concept() -> None:
+    host, concept = trained_host(), magic()
+    saes = [planted_sae(host, n) for n in (0, 1)]
+    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, n_features=4, effect_auroc=0.7)
+    found = fit(host, [concept], (), config, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
+    assert all(f["auroc"]["validation"] >= 0.7 for f in found)
+    with pytest.raises(MatchedNothing, match="another SAE"):
+        fit(host, [concept], (), dataclasses.replace(config, effect_auroc=1.1), saes)
 
 
 def test_questions_must_be_there() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ....base.errors import InputError, MatchedNothing
 from ...attribution import Taps, question_taps, text_taps
 from ...evaluation.texts import cut_text
-from ...features import FeatureEvidence, Scans, describe, detection
+from ...features import FeatureEvidence, Scans, contrast, describe, detection
 from ...pools import general_texts
 from ...scanning import hook_point_of
 from .config import Direction, FeatureRef, PiscesConfig
@@ -233,6 +233,8 @@ def _described(host: "Host", sae: "SAE", layer: Layer, column: int, scans: Scans
     point, f = hook_point_of(sae), int(layer.ids[column])
     direction: Direction = "suppress_positive" if layer.sigma[column] < 0 else "suppress_negative"
     here = {key: {point: s[point]} for key, s in scans.items()}
-    e = describe(host, point, sae, here, [(f, direction, "effect", [])], {})[0]
-    effects = {"margin": -float(layer.fall[column]), "neighbours": -float(layer.near[column])}
-    return dataclasses.replace(e, effects=effects, fired=int(here["target", "train"][point].fired[f]))
+    others = [s[point] for (pool, split), s in here.items() if pool != "target" and split == "train"]
+    phi, delta, rho = contrast(here["target", "train"][point], others)
+    stats = {f: (int(phi[f]), float(delta[f]), float(rho[f]))}
+    e = describe(host, point, sae, here, [(f, direction, "effect", [])], stats)[0]
+    return dataclasses.replace(e, effects={"margin": -float(layer.fall[column]), "neighbours": -float(layer.near[column])})
