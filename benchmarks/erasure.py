@@ -51,7 +51,7 @@ def summary(folder: Path) -> dict[str, Any]:
     def lost(row: Any, name: str) -> float:
         return 1 - row[name].mean / base[name].mean
 
-    pair = result.extra.get("fall - 3 x random features, unseen", {})
+    pair = result.extra.get("fall - 3 x random features, unseen", {}).get("difference", {})
     figures = {
         "unseen margin lost": lost(edited, "margin_unseen"),
         "margin lost": lost(edited, "margin"),
