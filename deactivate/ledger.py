@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
 from ..base.files import inside, load_tensors, new_folder, read_json, save_tensors, sha256_file, write_json
+from ..base.running import quiet
 from .edit import Edit
 from .overlay import Entry, Overlay
 from .parts import parameter, tensor_digest
@@ -85,7 +86,7 @@ def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], o
         for entry in overlay.entries.values():
             entry.edit.require_permanent()
         with new_folder(out) as work:
-            place.model.save_pretrained(work)
+            _save_model(place.model, work)
             if place.tokenizer is not None:
                 place.tokenizer.save_pretrained(work)
             write_ledger(work, overlay, place.model)
@@ -119,7 +120,7 @@ def undo_edits(folder: str | Path, names: Iterable[str | Path] | None, out: str 
         if tensor_digest(name, parameter(place.model, name)) != base[name]:
             raise ArtefactError(f"{folder}: {name} could not be restored to its base")
     with new_folder(out) as work:
-        place.model.save_pretrained(work)
+        _save_model(place.model, work)
         _copy_rest(folder, work)
         if overlay.entries:
             write_ledger(work, overlay, place.model)
@@ -186,7 +187,8 @@ def load_checkpoint(folder: str | Path, *, tokenizer: bool = True) -> Checkpoint
     if loader is None:
         raise ArtefactError(f"{folder}: this transformers has no class {name!r}; upgrade it")
     try:
-        model = loader.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True).eval()
+        with quiet():
+            model = loader.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True).eval()
     except (OSError, ValueError) as e:
         raise ArtefactError(f"{folder}: {name} could not be loaded ({e})") from None
     has = tokenizer and (folder / "tokenizer_config.json").is_file()
@@ -204,6 +206,17 @@ def _restore(overlay: Overlay, model: nn.Module, folder: Path) -> None:
         if tensor_digest(name, now) != ledger.result[name]:
             raise ArtefactError(f"{folder}: {name} is not what its ledger says; the weights were changed after the edits")
     overlay.restore(model, ledger.base, ledger.entries)
+
+
+def _save_model(model: "PreTrainedModel", folder: Path) -> None:
+    """An ordinary checkpoint. Raises OSError where the disk does not take it, which safetensors calls by another name."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet():
+            model.save_pretrained(folder)
+    except SafetensorError as e:
+        raise OSError(f"the model could not be written to {folder.parent} ({e})") from e
 
 
 def _find(name: str | Path, edits: Sequence[Edit]) -> str:

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from efface.cli.options import table
+
 HEAVY = ("torch", "transformers", "numba", "matplotlib", "scipy", "sklearn")
 
 
@@ -41,3 +43,7 @@ def test_bad_input_is_two_lines_and_status_2(line, says, tmp_path):
     assert len(result.stderr.strip().splitlines()) <= 2
     assert says in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_keep_control_characters_off_the_terminal():
+    assert table(["a"], [["\x1b[2Jx\n"]]).splitlines()[2] == "�[2Jx�"

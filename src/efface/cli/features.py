@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..base.errors import InputError
-from ..base.files import write_json
+from ..base.files import new_folder, write_json
 from . import options as o
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def gate(
     host, saes = host_and_saes(sae, model, dtype, device)
     made = concept_gate(host, wanted, saes, fpr=fpr)
     report = judge_gate(host, made, wanted)
-    made.save(out)
-    write_json(out / "test.json", report)
+    with new_folder(out) as work:
+        made.save(work)
+        write_json(work / "test.json", report)
     o.emit({"out": str(out), **report}, "\n".join(f"{k:34}{v}" for k, v in report.items()), as_json)
