@@ -1,6 +1,8 @@
 """Bad input at the command line: status 2, one or two lines that name the fault and the way out, nothing written."""
 
+import errno
 import json
+import os
 import pickle
 import re
 import shutil
@@ -236,6 +238,35 @@ def test_an_edit_on_the_wrong_base(base: str, made: Places, capsys: pytest.Captu
         f"eval --edit {{p}}/edit --model {{p}}/{base} --concept {{p}}/magic.json --out {{p}}/out/r",
     ):
         refused(line, "made for", made, capsys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --model {p}/model --at layers.1.mlp_out --corpus {p}/text.txt --tokens 600 --set batch=100 --d-sae 40 --k 4 --out {p}/out/s",
+        "erase pisces --model {p}/model --concept {p}/magic.json --sae {p}/sae --set features=['1:0:+'] --set filters=false --out {p}/out/e",
+        "gate --model {p}/model --sae {p}/sae --concept {p}/magic.json --fpr 0.2 --out {p}/out/g",
+        "apply {p}/edit --model {p}/model --out {p}/out/m",
+        "export {p}/edit --out {p}/out/l",
+        "generate --model {p}/model --prompt a --max-new-tokens 2 --out {p}/out/x.txt",
+        "generate --model {p}/model --prompt a --prompt b --max-new-tokens 2 --out {p}/out/x",
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    line: str, places: Places, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (places.root / "text.txt").write_text("\n\n".join(f"the wizard and the dog saw {i} castles by the road" for i in range(200)))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", full)
+        refused(line, "No space left on device: .*; free some space", places, capsys, code=1)
+    written = [p for p in places.out.rglob("*") if p.is_file() and p.name != "train.jsonl"]
+    assert not written
+    again = line + (" --resume" if line.startswith("train") else "")
+    assert status(again.replace("{p}", str(places)), capsys)[0] == 0  # the control: with room it works
 
 
 def test_text_with_markup_stays_text(places: Places, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,8 +62,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(f.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as e:
         Path(name).unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.filename is None:  # a failed write does not say of which file
+            e.filename = str(path)
         raise
 
 
@@ -95,6 +97,8 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder that appears whole: yields a temporary sibling, renamed to `path` when the block ends without an error.
 
+    With an error nothing changes: what lay at `path` before lies there again.
+
     Raises:
         InputError: `path` exists and is not empty, and `overwrite` is off.
     """
@@ -106,15 +110,26 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield work
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            os.replace(path, old / "old")
-            os.replace(work, path)
-            shutil.rmtree(old, ignore_errors=True)
+            _swap(path, work)
         else:
             os.replace(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _swap(path: Path, work: Path) -> None:
+    """Puts `work` in the place of `path`, or leaves `path` as it was."""
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        os.replace(path, old / "old")
+        try:
+            os.replace(work, path)
+        except BaseException:
+            os.replace(old / "old", path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def inside(folder: Path, name: str) -> Path:
