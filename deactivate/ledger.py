@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from ..base.files import inside, load_tensors, new_folder, read_json, save_tensors, sha256_file, write_json
+from ..base.files import inside, load_tensors, new_folder, read_json, reading, save_tensors, sha256_file, write_json
 from ..base.running import quiet
 from .edit import Edit
 from .overlay import Entry, Overlay
@@ -154,7 +154,7 @@ def read_ledger(folder: Path) -> Ledger:
     values = read_json(folder / LEDGER)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ArtefactError(f"{folder / LEDGER}: not a ledger of format {FORMAT}")
-    try:
+    with reading(folder / LEDGER):
         path = inside(folder, BASE)
         if not path.is_file() or sha256_file(path) != values["files"][BASE]:
             raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the ledger's")
@@ -164,11 +164,10 @@ def read_ledger(folder: Path) -> Ledger:
         entries = [Entry(Edit.load(inside(folder, row["folder"])), bool(row["forced"])) for row in values["edits"]]
         if [e.edit.digest for e in entries] != [row["digest"] for row in values["edits"]]:
             raise ArtefactError(f"{folder}: the edits in {EDITS} are not those of the ledger")
-        return Ledger(base, dict(values["result"]), entries)
-    except (KeyError, TypeError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise ArtefactError(f"{folder / LEDGER}: incomplete ({type(e).__name__}: {e})") from None
+        result = {n: str(sha) for n, sha in values["result"].items()}
+    if result.keys() != base.keys():
+        raise ArtefactError(f"{folder / LEDGER}: the tensors with the edits in them are not those of the base")
+    return Ledger(base, result, entries)
 
 
 def load_checkpoint(folder: str | Path, *, tokenizer: bool = True) -> CheckpointHost:

@@ -112,13 +112,17 @@ def main(name: str, root: str) -> None:
     place = base / "short"
     place.mkdir()
     status = attempt(lambda: (limit_files(4096), job.act(place)), None)
-    print(json.dumps({"kind": "short", "n": 1, "status": status, "left": left_in(place), "after": ""}))
+    tell(kind="short", n=1, status=status, left=left_in(place), after="")
 
 
 def limit_files(size: int) -> None:
     """No file of this process may grow beyond `size` bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def tell(**values: Any) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
 
 
 def left_in(place: Path) -> list[str]:
@@ -138,7 +142,7 @@ def strike(job: Any, kind: str, base: Path, whole: Path) -> None:
             told["after"] = job.after(place, whole)
         except BaseException:
             told["after"] = "FAILED: " + traceback.format_exc()
-        print(json.dumps(told))
+        tell(**told)
         shutil.rmtree(place)
         if status == 0:
             return

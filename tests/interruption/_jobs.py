@@ -38,14 +38,16 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def loaded(load: Callable[[], object], path: Path) -> str:
+def loaded(load: Callable[[], object]) -> str:
     """«whole» where it loads, else the error, which must be one that is meant for a user."""
     try:
         load()
     except InputError as e:
-        assert not path.exists() or len(str(e).splitlines()) <= 2, e
-        return f"error: {e}"
-    return "whole"
+        error = str(e)
+    else:
+        return "whole"
+    assert len(error.splitlines()) <= 2, error
+    return f"error: {error}"
 
 
 class Training:
@@ -76,12 +78,12 @@ class Training:
     def after(self, place: Path, whole: Path) -> str:
         out = place / "sae"
         folder = self.sae(out)
-        found = loaded(lambda: SAE.load(folder), folder)
+        found = loaded(lambda: SAE.load(folder))
         if found == "whole":
             weights = "sae_weights.safetensors"
             assert SAE.load(folder).card["training"]
             assert sha256_file(folder / weights) == sha256_file(self.sae(whole / "sae") / weights)
-        if loaded(lambda: sae_folders([out]), out) == "whole":
+        if loaded(lambda: sae_folders([out])) == "whole":
             assert all(SAE.load(listed) for listed in sae_folders([out]))
         else:
             assert found != "whole" or not (folder / "cfg.json").exists()
@@ -138,7 +140,9 @@ class SavingEdit:
         sae = small_sae()
         with torch.no_grad():
             sae.b_enc.add_(0.5)
-        gate = Gate([GateSource(sae, (1, 2))]).calibrated(host, ["the dog", "a dog"], ["the sea"] * 30 + ["a car by the road"] * 30, fpr=0.1)
+        gate = Gate([GateSource(sae, (1, 2))]).calibrated(
+            host, ["the dog", "a dog"], ["the sea"] * 30 + ["a car by the road"] * 30, fpr=0.1
+        )
         self.edit = weights_edit(host).gated(gate)
 
     def act(self, place: Path) -> None:
@@ -146,7 +150,7 @@ class SavingEdit:
 
     def after(self, place: Path, whole: Path) -> str:
         path = place / "edit"
-        found = loaded(lambda: Edit.load(path), path)
+        found = loaded(lambda: Edit.load(path))
         assert (found == "whole") == path.exists()
         if found == "whole":
             assert Edit.load(path).digest == self.edit.digest
@@ -173,7 +177,7 @@ class Applying:
 
     def after(self, place: Path, whole: Path) -> str:
         path = place / "out"
-        found = loaded(lambda: load_model(f"{path}/"), path)
+        found = loaded(lambda: load_model(f"{path}/"))
         assert (found == "whole") == path.exists()
         if found == "whole":
             assert digests(path) == digests(whole / "out")
@@ -213,7 +217,7 @@ class Storing:
 
     def after(self, place: Path, whole: Path) -> str:
         path = place / "store"
-        found = loaded(lambda: list(ActivationStore(path, 50)), path)
+        found = loaded(lambda: list(ActivationStore(path, 50)))
         assert (found == "whole") == path.exists()
         return found
 

@@ -94,6 +94,26 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
+def reading(manifest: Path) -> Iterator[None]:
+    """Block that picks values out of a parsed manifest.
+
+    Raises:
+        ArtefactError: Something is missing in it, or is of a kind that cannot be used.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as e:
+        raise ArtefactError(f"{manifest}: incomplete or of another make ({type(e).__name__}: {first_line(e)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest where it goes on for lines."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+@contextmanager
 def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder that appears whole: yields a temporary sibling, renamed to `path` when the block ends without an error.
 
