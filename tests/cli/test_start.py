@@ -26,6 +26,24 @@ def test_nothing_heavy_is_imported(line):
     assert result.stdout.strip()
 
 
+def test_the_help_of_every_command_imports_nothing_heavy():
+    code = f"""
+import sys, typer
+from efface.cli.main import app, run
+def walk(command, words=()):
+    for name, inner in getattr(command, "commands", {{}}).items():
+        yield [*words, name]
+        yield from walk(inner, [*words, name])
+lines = list(walk(typer.main.get_command(app)))
+assert ["cache", "ls"] in lines and ["erase", "pisces"] in lines
+bad = [line for line in lines if run([*line, "--help"])]
+heavy = [m for m in {HEAVY!r} if m in sys.modules]
+assert not heavy and not bad, (heavy, bad)
+"""
+    result = run(code=code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
