@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-quick test test-slow lint types install clean
+.PHONY: demo demo-quick test test-slow lint types install peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/efface demo
@@ -34,6 +34,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet torch --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) --editable '.[dev]'
 	touch $@
+
+# The rest of the packages that tests and benchmarks compare with. dictionary-learning brings torchvision, which
+# transformers would import wherever it finds it, whether or not it fits the torch that is here.
+peers: $(VENV)/.installed
+	$(PIP) --editable '.[dev,peers]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

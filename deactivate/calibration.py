@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError
+from ..base.errors import InputError, MatchedNothing, NumericsError
 
 DEAD_BAND = 1e-4
 ROC_POINTS = 201
@@ -53,10 +53,7 @@ class Calibration:
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
         """Inverse of `as_dict`."""
         rates = {n: Rate(**values[n]) if values[n] else None for n in ("pool", "target", "neighbours")}
-        try:
-            return cls(**{**values, **rates, "roc": tuple((float(a), float(b)) for a, b in values["roc"])})
-        except TypeError as e:
-            raise ArtefactError(f"gate: calibration of another make ({e})") from None
+        return cls(**{**values, **rates, "roc": tuple((float(a), float(b)) for a, b in values["roc"])})
 
 
 def calibrate(

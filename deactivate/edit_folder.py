@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..base.errors import ArtefactError, InputError
-from ..base.files import PICKLES, inside, load_tensors, new_folder, read_json, sha256_file, write_json, write_text
+from ..base.files import PICKLES, inside, load_tensors, new_folder, read_json, reading, sha256_file, write_json, write_text
 from .edit import Edit
 from .parts import BaseTensor, Part, ProjectionPart, WeightsPart, tensor_digest
 
@@ -87,18 +87,14 @@ def load_edit(folder: Path) -> Edit:
         raise ArtefactError(f"{folder / MANIFEST}: not an edit of format {FORMAT}")
     if odd := sorted(set(values) ^ _KEYS):
         raise ArtefactError(f"{folder / MANIFEST}: keys missing or unknown: {', '.join(odd)}")
-    check_files(folder, values["files"])
-    try:
+    with reading(folder / MANIFEST):
+        check_files(folder, values["files"])
         parts = [load_part(entry, inside(folder, entry["folder"])) for entry in values["parts"]]
         names = ("eraser", "config", "concepts", "evidence", "seeds", "cards", "host")
         gate = Gate.load(inside(folder, values["gate"])) if values["gate"] else None
         edit = Edit(parts, gate=gate, **{n: values[n] for n in names})
-    except (KeyError, TypeError, AttributeError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise ArtefactError(f"{folder / MANIFEST}: incomplete or of another make ({type(e).__name__}: {e})") from None
     if edit.digest != values["digest"]:
-        raise ArtefactError(f"{folder}: its content is not what its digest {values['digest'][:12]} says; the manifest was altered")
+        raise ArtefactError(f"{folder}: its content is not what its digest {str(values['digest'])[:12]} says; the manifest was altered")
     return edit
 
 

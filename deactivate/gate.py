@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError, UnknownName
-from ..base.files import digest, inside, new_folder, read_json, sha256_file, write_json
+from ..base.files import digest, inside, new_folder, read_json, reading, sha256_file, write_json
 from .calibration import DEAD_BAND, Calibration, Rate, calibrate, fires
 from .layer import feature_acts, sae_digest, sae_hook_point
 from .routing import unedited
@@ -191,7 +191,7 @@ class Gate:
         values = read_json(folder / "gate.json")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ArtefactError(f"{folder / 'gate.json'}: not a gate of format {FORMAT}")
-        try:
+        with reading(folder / "gate.json"):
             for name, sha in values["files"].items():
                 path = inside(folder, name)
                 if not path.is_file() or sha256_file(path) != sha:
@@ -204,11 +204,7 @@ class Gate:
             gate = cls(sources, values["reduce"], tuple(values["centre"]), tuple(values["scale"]), calibration)
             if gate.digest != values["digest"]:
                 raise ArtefactError(f"{folder / 'gate.json'} was altered: its digest is another")
-            return gate
-        except (KeyError, TypeError, AttributeError) as e:
-            if isinstance(e, InputError):
-                raise
-            raise ArtefactError(f"{folder / 'gate.json'}: incomplete ({type(e).__name__}: {e})") from None
+        return gate
 
     def _settings(self) -> dict[str, Any]:
         rows = [

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from ..base.files import inside, load_tensors, new_folder, read_json, save_tensors, sha256_file, write_json
+from ..base.files import inside, load_tensors, new_folder, read_json, reading, save_tensors, sha256_file, write_json
+from ..base.running import quiet
 from .edit import Edit
 from .overlay import Entry, Overlay
 from .parts import parameter, tensor_digest
@@ -85,7 +86,7 @@ def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], o
         for entry in overlay.entries.values():
             entry.edit.require_permanent()
         with new_folder(out) as work:
-            place.model.save_pretrained(work)
+            _save_model(place.model, work)
             if place.tokenizer is not None:
                 place.tokenizer.save_pretrained(work)
             write_ledger(work, overlay, place.model)
@@ -119,7 +120,7 @@ def undo_edits(folder: str | Path, names: Iterable[str | Path] | None, out: str 
         if tensor_digest(name, parameter(place.model, name)) != base[name]:
             raise ArtefactError(f"{folder}: {name} could not be restored to its base")
     with new_folder(out) as work:
-        place.model.save_pretrained(work)
+        _save_model(place.model, work)
         _copy_rest(folder, work)
         if overlay.entries:
             write_ledger(work, overlay, place.model)
@@ -153,7 +154,7 @@ def read_ledger(folder: Path) -> Ledger:
     values = read_json(folder / LEDGER)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ArtefactError(f"{folder / LEDGER}: not a ledger of format {FORMAT}")
-    try:
+    with reading(folder / LEDGER):
         path = inside(folder, BASE)
         if not path.is_file() or sha256_file(path) != values["files"][BASE]:
             raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the ledger's")
@@ -163,11 +164,10 @@ def read_ledger(folder: Path) -> Ledger:
         entries = [Entry(Edit.load(inside(folder, row["folder"])), bool(row["forced"])) for row in values["edits"]]
         if [e.edit.digest for e in entries] != [row["digest"] for row in values["edits"]]:
             raise ArtefactError(f"{folder}: the edits in {EDITS} are not those of the ledger")
-        return Ledger(base, dict(values["result"]), entries)
-    except (KeyError, TypeError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise ArtefactError(f"{folder / LEDGER}: incomplete ({type(e).__name__}: {e})") from None
+        result = {n: str(sha) for n, sha in values["result"].items()}
+    if result.keys() != base.keys():
+        raise ArtefactError(f"{folder / LEDGER}: the tensors with the edits in them are not those of the base")
+    return Ledger(base, result, entries)
 
 
 def load_checkpoint(folder: str | Path, *, tokenizer: bool = True) -> CheckpointHost:
@@ -186,7 +186,8 @@ def load_checkpoint(folder: str | Path, *, tokenizer: bool = True) -> Checkpoint
     if loader is None:
         raise ArtefactError(f"{folder}: this transformers has no class {name!r}; upgrade it")
     try:
-        model = loader.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True).eval()
+        with quiet():
+            model = loader.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True).eval()
     except (OSError, ValueError) as e:
         raise ArtefactError(f"{folder}: {name} could not be loaded ({e})") from None
     has = tokenizer and (folder / "tokenizer_config.json").is_file()
@@ -204,6 +205,17 @@ def _restore(overlay: Overlay, model: nn.Module, folder: Path) -> None:
         if tensor_digest(name, now) != ledger.result[name]:
             raise ArtefactError(f"{folder}: {name} is not what its ledger says; the weights were changed after the edits")
     overlay.restore(model, ledger.base, ledger.entries)
+
+
+def _save_model(model: "PreTrainedModel", folder: Path) -> None:
+    """An ordinary checkpoint. Raises OSError where the disk does not take it, which safetensors calls by another name."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet():
+            model.save_pretrained(folder)
+    except SafetensorError as e:
+        raise OSError(f"the model could not be written to {folder.parent} ({e})") from e
 
 
 def _find(name: str | Path, edits: Sequence[Edit]) -> str:

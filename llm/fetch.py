@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..base.errors import ArtefactError, InputError
 from ..base.files import cache_dir, inside, new_folder, read_json, sha256_file, write_json
+from ..base.running import quiet
 from .aliases import Alias, Wheel
 
 log = logging.getLogger("efface")
@@ -141,8 +142,6 @@ def dequantise(gguf: Path, out: Path) -> None:
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from .models import quiet
 
     with quiet(), _bars_on_terminals_only():
         try:

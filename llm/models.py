@@ -1,8 +1,6 @@
 """`load_model`: an alias, a local folder or a hub id becomes a `Host`."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -11,12 +9,13 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..base.errors import ArtefactError, InputError, UnknownName
+from ..base.running import quiet
 from .adapters import family_of
 from .aliases import ALIASES, list_models
 from .fetch import ensure
 from .host import Host
 
-__all__ = ["DTYPES", "list_models", "load_model", "quiet"]
+__all__ = ["DTYPES", "list_models", "load_model"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 """What `dtype` may be, besides `auto` (the checkpoint's own)."""
@@ -108,18 +107,3 @@ def _load(source: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, trans
         if not torch.isfinite(p).all():
             raise ArtefactError(f"model {source}: parameter {name!r} has NaN or infinity in it")
     return model, tokenizer
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and warnings while the block runs."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

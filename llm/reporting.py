@@ -104,12 +104,14 @@ def used_features(evidence: Any) -> list[FeatureEvidence]:
 
 
 def _feature(values: Mapping[str, Any]) -> FeatureEvidence:
-    scores = {f"AUROC ({split})": v for split, v in values["auroc"].items() if v is not None}
+    rho = values["rho"]
+    scores = {f"AUROC ({split})": v for split, v in values["auroc"].items()}
+    scores |= {"rho": None if rho is None else min(rho, 1e6), "fired": values["fired"]}
     return FeatureEvidence(
         hook_point=values["hook_point"],
         index=values["id"],
         label=", ".join(t.strip() for t in values["promoted"][:3]),
-        scores={**scores, "rho": min(values["rho"], 1e6), "fired": float(values["fired"])},
+        scores={name: float(v) for name, v in scores.items() if v is not None},  # a feature that was named was not measured
         promoted=tuple(values["promoted"][:12]),
         suppressed=tuple(values["suppressed"][:12]),
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .sae import SAE
     from .sources import ActivationStore, HostSource
     from .sparse import SparseActs
-    from .trainer import train
+    from .trainer import train, train_many
 
 _WHERE = {
     "ActivationStore": "sources",
@@ -22,6 +22,7 @@ _WHERE = {
     "evaluate": "metrics",
     "read_corpus": "corpora",
     "train": "trainer",
+    "train_many": "trainer",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "read_corpus",
     "train",
+    "train_many",
 ]
 
 

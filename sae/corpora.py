@@ -4,17 +4,17 @@ Read as a stream.
 """
 
 import importlib.resources
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from ..base.errors import ArtefactError, InputError, MatchedNothing
 
 EMBEDDED = "data/corpus.jsonl.zst"
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
+BLOCK = 4096
+"""Compressed bytes read at a time."""
 
 
 def read_corpus(spec: str | Path, *, field: str = "text", limit: int | None = None) -> Iterator[str]:
@@ -120,17 +120,38 @@ def _jsonl(path: Path, field: str) -> Iterator[str]:
 
 
 def _jsonl_zst(path: Path, field: str) -> Iterator[str]:
+    yield from _json_lines(_lines(_unpacked(path)), path, field)
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """What a zstandard file holds, frame after frame, in pieces of what `BLOCK` bytes of it expand to.
+
+    zstandard's own stream ends quietly where a file is cut off; here an end inside a frame is an error.
+    """
     import zstandard
 
+    decoder = zstandard.ZstdDecompressor()
+    frame = decoder.decompressobj()
     try:
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as data:
-            raw_stream = cast(io.RawIOBase, data)  # in all but name
-            yield from _json_lines(io.BufferedReader(raw_stream), path, field)
+        with path.open("rb") as raw:
+            while data := frame.unused_data or raw.read(BLOCK):
+                frame = decoder.decompressobj() if frame.eof else frame
+                yield frame.decompress(data)
     except zstandard.ZstdError as e:
         raise ArtefactError(f"corpus {path} is not a whole zstandard file ({e})") from None
+    if not frame.eof:
+        raise ArtefactError(f"corpus {path} is not a whole zstandard file (it ends inside a frame); copy it again")
 
 
-def _json_lines(lines: io.BufferedIOBase, path: Path, field: str) -> Iterator[str]:
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    yield rest
+
+
+def _json_lines(lines: Iterable[bytes], path: Path, field: str) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

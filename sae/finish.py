@@ -17,8 +17,9 @@ from ..base.files import read_json
 from . import distributed
 from .config import SAEConfig, TrainConfig
 from .formats.native import MANIFEST, update_card
+from .formats.saelens import CONFIG, WEIGHTS
 from .metrics import evaluate
-from .run import Run, settings_of
+from .run import CHECKPOINTS, Run, settings_of
 from .sae import SAE
 from .sources.base import Batch, Plain
 from .sources.feed import PLAIN
@@ -31,6 +32,8 @@ As many again are measured where no held-out source is given.
 """
 HELD_OUT = 32_768
 """Most vectors read of a held-out source."""
+SAVING = ".saving."
+"""How the name of a folder begins in which an SAE is being saved."""
 
 
 def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Tensor] | None) -> dict[str, SAE]:
@@ -70,26 +73,32 @@ def _read(held_out: Iterable[Batch | Tensor]) -> tuple[list[Batch | Tensor], str
 
 
 def _save(sae: SAE, folder: Path, held_out: list[Tensor | tuple[Tensor, Tensor]], origin: str) -> None:
-    """Saves into a folder beside, measures what was saved, and moves it in, the card last."""
+    """Saves into a folder beside, measures what was saved, and moves it in.
+
+    `cfg.json`, by which an SAE folder is known, comes last: without it there is either nothing that loads or the whole
+    of it, checked against its card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder, prefix=".saving."))
+    for left in folder.glob(f"{SAVING}*"):  # by a run that was killed here
+        shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(dir=folder, prefix=SAVING))
     try:
         sae.save(work / "sae")
         saved = SAE.load(work / "sae")
         update_card(work / "sae", metrics={**evaluate(saved, held_out), "measured_on": origin})
-        for file in sorted((work / "sae").iterdir(), key=lambda f: (f.name == MANIFEST, f.name)):
-            os.replace(file, folder / file.name)
+        for name in (WEIGHTS, MANIFEST, CONFIG):
+            os.replace(work / "sae" / name, folder / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def finished(cfgs: Mapping[str, SAEConfig], config: TrainConfig, folders: Mapping[str, Path]) -> dict[str, SAE] | None:
-    """The SAEs of a run that has ended, or None where one is missing.
+def finished(cfgs: Mapping[str, SAEConfig], config: TrainConfig, folders: Mapping[str, Path], out: Path) -> dict[str, SAE] | None:
+    """The SAEs of a run that has ended, or None where one is missing; what a run killed at its very end left is removed.
 
     Raises:
         InputError: An SAE lies there that was trained otherwise.
     """
-    if not all((f / MANIFEST).is_file() for f in folders.values()):
+    if not all((f / name).is_file() for f in folders.values() for name in (MANIFEST, CONFIG)):
         return None
     settings = settings_of(cfgs, config)
     for name, folder in folders.items():
@@ -98,6 +107,9 @@ def finished(cfgs: Mapping[str, SAEConfig], config: TrainConfig, folders: Mappin
         trained = card.get("training") or {}
         if any(trained.get(k) != v for k, v in asked.items()):
             raise InputError(f"{folder} holds an SAE that was trained with other settings; choose another out")
+    if distributed.rank() == 0:
+        for left in (out / CHECKPOINTS, *(p for f in folders.values() for p in f.glob(f"{SAVING}*"))):
+            shutil.rmtree(left, ignore_errors=True)
     return {name: SAE.load(folder) for name, folder in folders.items()}
 
 

@@ -23,6 +23,8 @@ from .sources.feed import PLAIN, Feed
 from .training_state import HookPair, Trainee
 
 log = logging.getLogger("efface")
+CHECKPOINTS = "checkpoints"
+"""Folder under `out` while a run is under way."""
 FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "log")
 """Fields of `TrainConfig` that may change between a checkpoint and its resumption."""
 
@@ -89,7 +91,7 @@ class Run:
         self.settings = settings_of(cfgs, config)
         if config.log == "wandb":
             _wandb()
-        root = out / "checkpoints"
+        root = out / CHECKPOINTS
         self.checkpoints = Checkpoints(root if distributed.world() == 1 else root / f"rank-{distributed.rank()}", config.keep_checkpoints)
         saved = self._saved() if resume else None
         if saved:
@@ -206,7 +208,7 @@ class Run:
         """Removes the checkpoints of a finished run."""
         distributed.barrier()
         if distributed.rank() == 0:
-            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
 
 
 def pair_of(batch: Batch) -> HookPair:

@@ -100,7 +100,7 @@ def _train(
     held_out: Source | None,
 ) -> dict[str, SAE]:
     distributed.begin()
-    if resume and (done := finished(cfgs, config, folders)):
+    if resume and (done := finished(cfgs, config, folders, out)):
         return done
     run = Run(cfgs, pairs, source, config, out, resume)
     with stop_on_signals() as stop:

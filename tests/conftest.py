@@ -12,6 +12,11 @@ os.environ.setdefault("EFFACE_QUIET", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Random order stays; that pytest-randomly seeds each test anew, by the run's number, would undo `_seeded`."""
+    config.option.randomly_reset_seed = False
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Each test starts from the same random numbers."""

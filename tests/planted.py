@@ -49,6 +49,11 @@ def questions(words: Sequence[str], wrong: Sequence[str]) -> dict[str, list[dict
 
 def magic(**changes: object) -> Concept:
     """The concept; a field set to None is left out."""
+    return Concept.from_mapping(magic_values(**changes))
+
+
+def magic_values(**changes: object) -> dict[str, object]:
+    """What stands in its file."""
     values: dict[str, object] = {
         "format": 1,
         "name": "magic",
@@ -64,7 +69,7 @@ def magic(**changes: object) -> Concept:
             "the castle is old and the broom is new .",
         ],
     }
-    return Concept.from_mapping({k: v for k, v in {**values, **changes}.items() if v is not None})
+    return {k: v for k, v in {**values, **changes}.items() if v is not None}
 
 
 def planted_sae(host: Host, layer: int = 1, d_sae: int = 24, place: str = "mlp_out", dtype: str = "float32") -> SAE:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ...base.config import cast, from_mapping
 from ...base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from ...base.files import read_json, write_json
+from ...base.files import first_line, read_json, write_json
 from .cards import ProtocolCard
 from .value import Value
 
@@ -146,7 +146,7 @@ class Result:
         try:
             result = _from_json(values)
         except (KeyError, TypeError, AttributeError, InputError, ArithmeticError) as e:
-            raise ArtefactError(f"{file} is damaged: {type(e).__name__}: {e}") from e
+            raise ArtefactError(f"{file} is damaged: {type(e).__name__}: {first_line(e)}") from e
         if result.card.digest != values.get("protocol"):
             raise ArtefactError(f"{file}: the protocol card does not match its digest; it was changed after it was written")
         return result

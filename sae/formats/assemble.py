@@ -29,6 +29,9 @@ def assemble(cfg: SAEConfig, tensors: Mapping[str, Tensor], where: str, card: Ma
     Raises:
         ArtefactError: A tensor is missing, unknown, of another shape, no floating-point numbers, or not finite.
     """
+    encoder = tensors.get("W_enc")
+    if encoder is not None and tuple(encoder.shape) != (cfg.d_in, cfg.d_sae):  # before room is made for what the config says
+        raise ArtefactError(f"{where}: W_enc has shape {tuple(encoder.shape)}, {(cfg.d_in, cfg.d_sae)} expected from the config")
     sae = blank(cfg, card)
     state = sae.state_dict()
     if missing := sorted(state.keys() - tensors.keys()):

@@ -69,7 +69,8 @@ def load(folder: Path) -> SAE:
             raise ArtefactError(f"{weights}: a {cfg.architecture} SAE is stored with one threshold, repeated {cfg.d_sae} times")
         tensors["threshold"] = threshold[0]
     sae = assemble(cfg, tensors, str(weights), card)
-    fingerprint.check(sae, card.get("fingerprint") or {}, str(folder))
+    stored = card.get("fingerprint")
+    fingerprint.check(sae, stored if isinstance(stored, dict) else {}, str(folder))
     return sae
 
 

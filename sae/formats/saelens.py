@@ -103,12 +103,12 @@ def build(values: Any, tensors: Mapping[str, Tensor], where: str) -> SAE:
     """
     if not isinstance(values, dict) or "architecture" not in values:
         raise ArtefactError(f"{where}: cfg.json names no architecture; sae-lens 6 writes one")
-    name = values["architecture"]
+    name = str(values["architecture"])
     if name not in READ:
-        raise ArtefactError(str(UnknownName(f"architecture in {where}", str(name), READ)))
+        raise ArtefactError(str(UnknownName(f"architecture in {where}", name, READ)))
     _refuse_run_time_functions(values, where)
     ours, transcoder, skip = READ[name]
-    dtype = values.get("dtype", "float32")
+    dtype = str(values.get("dtype", "float32"))
     if dtype not in DTYPES:
         raise ArtefactError(f"{where}: dtype {dtype!r} in cfg.json; one of {', '.join(sorted(DTYPES))} expected")
     try:

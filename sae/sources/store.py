@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...base.errors import ArtefactError, InputError, MatchedNothing, NumericsError
-from ...base.files import inside, load_tensors, new_folder, read_json, save_tensors, sha256_file, write_json
+from ...base.files import inside, load_tensors, new_folder, read_json, reading, save_tensors, sha256_file, write_json
 from .base import Batch, Plain, SourceState, check_same
 from .buffer import MixingBuffer
 
@@ -137,11 +137,15 @@ def _manifest(folder: Path) -> Plain:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise ArtefactError(f"{folder / MANIFEST}: format {found!r}; this version reads {FORMAT}")
-    missing = {"n", "hook_points", "token_policy", "shards"} - manifest.keys()
-    if missing or not manifest["shards"] or any({"file", "n", "sha256"} - set(s) for s in manifest["shards"]):
-        raise ArtefactError(f"{folder / MANIFEST}: incomplete ({', '.join(sorted(missing)) or 'shards'})")
-    for entry in manifest["shards"]:
-        inside(folder, str(entry["file"]))
+    with reading(folder / MANIFEST):
+        rows = [int(entry["n"]) for entry in manifest["shards"]]
+        if sum(rows) != manifest["n"] or min(rows) < 1:
+            raise ArtefactError(f"{folder / MANIFEST}: its shards hold {sum(rows)} vectors, and it says {manifest['n']!r}")
+        if not dict(manifest["hook_points"]) or dict(manifest["token_policy"]) != manifest["token_policy"]:
+            raise ArtefactError(f"{folder / MANIFEST}: hook_points or token_policy is not as it was written")
+        for entry in manifest["shards"]:
+            inside(folder, str(entry["file"]))
+            str(entry["sha256"])
     return manifest
 
 

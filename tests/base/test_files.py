@@ -16,10 +16,34 @@ def test_write_leaves_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space.*a\.json"):
         files.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch, nth):
+    out = tmp_path / "out"
+    with files.new_folder(out) as work:
+        (work / "old").write_text("x")
+    calls = []
+    rename = os.replace
+
+    def failing(a, b):
+        calls.append(a)
+        if len(calls) == nth:
+            raise OSError(28, "No space left on device", str(b))
+        rename(a, b)
+
+    with monkeypatch.context() as m, pytest.raises(OSError, match="No space"), files.new_folder(out, overwrite=True) as work:
+        m.setattr(os, "replace", failing)
+        (work / "new").write_text("y")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in out.iterdir()] == ["old"]
+    with files.new_folder(out, overwrite=True) as work:
+        (work / "new").write_text("y")
+    assert [p.name for p in out.iterdir()] == ["new"]
 
 
 def test_new_folder_appears_whole_or_not_at_all(tmp_path):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from efface.cli.options import table
+
 HEAVY = ("torch", "transformers", "numba", "matplotlib", "scipy", "sklearn")
 
 
@@ -24,6 +26,24 @@ def test_nothing_heavy_is_imported(line):
     assert result.stdout.strip()
 
 
+def test_the_help_of_every_command_imports_nothing_heavy():
+    code = f"""
+import sys, typer
+from efface.cli.main import app, run
+def walk(command, words=()):
+    for name, inner in getattr(command, "commands", {{}}).items():
+        yield [*words, name]
+        yield from walk(inner, [*words, name])
+lines = list(walk(typer.main.get_command(app)))
+assert ["cache", "ls"] in lines and ["erase", "pisces"] in lines
+bad = [line for line in lines if run([*line, "--help"])]
+heavy = [m for m in {HEAVY!r} if m in sys.modules]
+assert not heavy and not bad, (heavy, bad)
+"""
+    result = run(code=code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -41,3 +61,7 @@ def test_bad_input_is_two_lines_and_status_2(line, says, tmp_path):
     assert len(result.stderr.strip().splitlines()) <= 2
     assert says in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_keep_control_characters_off_the_terminal():
+    assert table(["a"], [["\x1b[2Jx\n"]]).splitlines()[2] == "�[2Jx�"

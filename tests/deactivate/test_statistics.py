@@ -7,7 +7,11 @@ from efface.base.errors import InputError, NumericsError
 from efface.deactivate.evaluation import statistics as S
 from efface.deactivate.evaluation.value import Value
 
-rng = np.random.default_rng(0)
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of this test's own: what it draws does not depend on which tests ran before."""
+    return np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20), (41, 300)])
@@ -20,7 +24,7 @@ def test_wilson_is_scipys(k: int, n: int) -> None:
         S.wilson(n + 1, n)
 
 
-def test_t_interval_is_scipys_and_one_concept_is_refused() -> None:
+def test_t_interval_is_scipys_and_one_concept_is_refused(rng: np.random.Generator) -> None:
     x = rng.normal(size=8)
     expected = stats.t.interval(0.9, 7, loc=x.mean(), scale=stats.sem(x))
     assert S.t_interval(x, 0.9).interval == pytest.approx(expected)
@@ -48,7 +52,7 @@ def test_nan_is_an_error_everywhere(call, bad: float) -> None:
         call([0.5, bad, 0.25])
 
 
-def test_hierarchical_interval_is_wider_than_one_over_pooled_items() -> None:
+def test_hierarchical_interval_is_wider_than_one_over_pooled_items(rng: np.random.Generator) -> None:
     groups = [rng.normal(loc=m, size=60) for m in np.linspace(-1, 1, 8)]
     value = S.hierarchical_bootstrap(groups, seed=3)
     pooled = S.hierarchical_bootstrap([np.concatenate(groups)], seed=3)
@@ -69,13 +73,13 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.85 <= hits / 120 <= 1.0
 
 
-def test_resampling_in_blocks_changes_no_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resampling_in_blocks_changes_no_shape(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     monkeypatch.setattr(S, "BLOCK", 100)
     value = S.hierarchical_bootstrap([rng.normal(size=70), rng.normal(size=30)], draws=200)
     assert value.interval[0] < value.mean < value.interval[1]
 
 
-def test_pairing_removes_what_both_sides_share_and_ties_are_ties() -> None:
+def test_pairing_removes_what_both_sides_share_and_ties_are_ties(rng: np.random.Generator) -> None:
     hard = [rng.normal(scale=5, size=40) for _ in range(6)]
     better = [h + 0.5 + rng.normal(scale=0.1, size=40) for h in hard]
     paired = S.paired_bootstrap(better, hard)
@@ -105,7 +109,7 @@ def test_ties_share_the_credit() -> None:
         S.tie_credit([1.0, 2.0], 2)
 
 
-def test_auroc_is_sklearns_and_its_intervals_agree() -> None:
+def test_auroc_is_sklearns_and_its_intervals_agree(rng: np.random.Generator) -> None:
     x, y = np.round(rng.normal(loc=1, size=80), 1), np.round(rng.normal(size=120), 1)  # rounded: with ties
     truth = np.r_[np.ones(80), np.zeros(120)]
     delong, boot = S.auroc(x, y), S.auroc(x, y, method="bootstrap", draws=800)
@@ -122,7 +126,7 @@ def test_auroc_at_perfect_separation_keeps_an_interval() -> None:
     assert S.auroc([1.0], [0.0, 2.0]).method == "Newcombe"
 
 
-def test_equivalence_needs_more_than_no_difference_found() -> None:
+def test_equivalence_needs_more_than_no_difference_found(rng: np.random.Generator) -> None:
     close, noisy = rng.normal(scale=0.01, size=10), rng.normal(scale=1.0, size=10)
     assert S.equivalence(close, 0.05).equivalent
     assert not S.equivalence(noisy, 0.05).equivalent  # a t-test finds no difference there either

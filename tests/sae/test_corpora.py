@@ -1,6 +1,7 @@
 """Every kind of corpus is read as a stream; whatever is wrong with one is said with its name and the way out."""
 
 import json
+import random
 import sys
 
 import pyarrow
@@ -82,6 +83,47 @@ def test_damaged_files(files):
     (files / "k.txt").write_text("\n \n")
     with pytest.raises(MatchedNothing, match=r"k\.txt"):
         list(read_corpus(files / "k.txt"))
+
+
+def read_until_error(path):
+    read = []
+    with pytest.raises(ArtefactError, match=path.name):
+        for text in read_corpus(path):
+            read.append(text)
+    return read
+
+
+def test_a_compressed_file_cut_anywhere_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "BLOCK", 100)
+    rng = random.Random(0)
+    docs = [" ".join(rng.choices(["river", "stone", "lamp", "over", "under"], k=200)) for _ in range(40)]
+    lines = [json.dumps({"text": d}).encode() + b"\n" for d in docs]
+    packer = zstandard.ZstdCompressor().compressobj()
+    blocks = [packer.compress(line) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for line in lines]
+    whole = b"".join(blocks) + packer.flush()
+    path = tmp_path / "c.jsonl.zst"
+    path.write_bytes(whole)
+    assert list(read_corpus(path)) == docs  # the control: whole, it is read
+    for tenth in range(10):
+        path.write_bytes(whole[: len(whole) * tenth // 10])
+        read = read_until_error(path)
+        assert read == docs[: len(read)]
+        assert len(read) <= 4 * tenth + 1
+    for n in (1, 20, 40):  # the bytes end where a line does: nothing but the missing end of the frame tells
+        path.write_bytes(b"".join(blocks[:n]))
+        assert read_until_error(path) == docs[:n]
+
+
+def test_frames_one_after_another_are_one_file(tmp_path):
+    path = tmp_path / "c.jsonl.zst"
+    half = jsonl().index("\n") + 1
+    frames = [zstandard.compress(t.encode()) for t in (jsonl()[:half], "", jsonl()[half:])]
+    path.write_bytes(b"".join(frames))
+    assert list(read_corpus(path)) == DOCS
+    path.write_bytes(b"".join(frames)[:-1])
+    assert read_until_error(path) == DOCS[:1]
+    path.write_bytes(b"".join(frames) + b"rubbish")
+    assert read_until_error(path) == DOCS
 
 
 def test_embedded_names_the_missing_file_and_reads_it_where_it_is(monkeypatch, files):

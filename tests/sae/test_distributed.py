@@ -105,3 +105,37 @@ def test_two_processes_agree_with_one(tmp_path):
     )
     half = load_tensors(tmp_path / "half" / "sae_weights.safetensors")
     assert not torch.allclose(half["W_dec"], load_tensors(tmp_path / "one" / "batchtopk" / "sae_weights.safetensors")["W_dec"], atol=1e-3)
+
+
+def test_two_processes_agree_with_one_while_auxk_revives_dead_latents(tmp_path):
+    """Many more latents than can fire: most are dead from the second step on, and AuxK is what moves them."""
+    kinds = ["topk", "batchtopk", "matryoshka"]
+
+    def told(kind, out, auxk_coef=0.5):
+        made = job(kind, out, auxk_coef=auxk_coef, log_every=2, lr=1e-2)
+        made["sae"] |= {"d_sae": 160, "k": 2}
+        return made
+
+    run_two([told(kind, tmp_path / "two" / kind) for kind in kinds])
+    x = torch.randn(4096, D, generator=torch.Generator().manual_seed(0)).exp()
+
+    def one(kind, out, **options):
+        made = told(kind, out, **options)
+        train(SAEConfig(**made["sae"]), list(x.split(BATCH)), TrainConfig(**made["train"]), out=out)
+        return load_tensors(out / "sae_weights.safetensors"), [json.loads(s) for s in (out / "train.jsonl").read_text().splitlines()]
+
+    for kind in kinds:
+        weights, lines = one(kind, tmp_path / "one" / kind)
+        dead = [line["sparsity/dead_features"] for line in lines]
+        assert min(dead[1:]) > 20
+        assert len(set(dead)) > 2  # some come back
+        assert all(line["losses/auxiliary_reconstruction_loss"] > 0 for line in lines[2:])
+        both = load_tensors(tmp_path / "two" / kind / "sae_weights.safetensors")
+        for name in weights:
+            torch.testing.assert_close(weights[name], both[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name, k=kind: f"{k} {n}: {m}")
+        again = [json.loads(s) for s in (tmp_path / "two" / kind / "train.jsonl").read_text().splitlines()]
+        assert [line["sparsity/dead_features"] for line in again] == dead
+        for left, right in zip(lines, again, strict=True):
+            assert left == pytest.approx(right, rel=1e-4, abs=1e-5), kind
+    without, _ = one("topk", tmp_path / "without", auxk_coef=0.0)  # the control: AuxK is what was compared
+    assert not torch.allclose(without["W_enc"], load_tensors(tmp_path / "one" / "topk" / "sae_weights.safetensors")["W_enc"], atol=1e-3)

@@ -44,7 +44,10 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
         key, eq, text = pair.partition("=")
         if not eq or not key:
             raise InputError(f"--set {pair!r}: write key=value")
-        values[key.strip()] = yaml.safe_load(text)
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise InputError(f"--set {pair!r}: the value is no YAML ({' '.join(str(e).split())})") from None
     return values
 
 

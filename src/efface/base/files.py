@@ -62,8 +62,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(f.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as e:
         Path(name).unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.filename is None:  # a failed write does not say of which file
+            e.filename = str(path)
         raise
 
 
@@ -92,8 +94,30 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
+def reading(manifest: Path) -> Iterator[None]:
+    """Block that picks values out of a parsed manifest.
+
+    Raises:
+        ArtefactError: Something is missing in it, or is of a kind that cannot be used.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as e:
+        raise ArtefactError(f"{manifest}: incomplete or of another make ({type(e).__name__}: {first_line(e)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest where it goes on for lines."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+@contextmanager
 def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder that appears whole: yields a temporary sibling, renamed to `path` when the block ends without an error.
+
+    With an error nothing changes: what lay at `path` before lies there again.
 
     Raises:
         InputError: `path` exists and is not empty, and `overwrite` is off.
@@ -106,15 +130,26 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield work
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            os.replace(path, old / "old")
-            os.replace(work, path)
-            shutil.rmtree(old, ignore_errors=True)
+            _swap(path, work)
         else:
             os.replace(work, path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _swap(path: Path, work: Path) -> None:
+    """Puts `work` in the place of `path`, or leaves `path` as it was."""
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        os.replace(path, old / "old")
+        try:
+            os.replace(work, path)
+        except BaseException:
+            os.replace(old / "old", path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from .errors import ArtefactError
-from .files import load_tensors, new_folder, read_json, save_tensors, write_json
+from .files import load_tensors, new_folder, read_json, save_tensors, write_json, write_text
 
 log = logging.getLogger("efface")
 T = TypeVar("T")
@@ -126,7 +126,7 @@ class JsonlLog:
             path.unlink(missing_ok=True)
         elif path.is_file():
             kept = [s for s in path.read_text().splitlines() if s.endswith("}") and json.loads(s).get("step", 0) <= resume_step]
-            path.write_text("".join(s + "\n" for s in kept))
+            write_text(path, "".join(s + "\n" for s in kept))
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
@@ -156,3 +156,19 @@ def timed(what: str, report: Callable[[str], None] = log.info) -> Iterator[None]
     start = time.perf_counter()
     yield
     report(f"{what}: {time.perf_counter() - start:.1f} s")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers' progress bars and warnings while the block runs."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

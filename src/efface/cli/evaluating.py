@@ -48,14 +48,18 @@ def evaluate(
 
 def compare(
     results: Annotated[list[Path], typer.Argument(help="Result files or evaluation folders.")],
+    ignore: Annotated[
+        list[str],
+        typer.Option("--ignore", help="A field of the protocol card allowed to differ, printed under the table; may be repeated."),
+    ] = [],  # noqa: B006
     as_json: o.Json = False,
 ) -> None:
-    """Results side by side; refuses protocol cards that differ."""
+    """Results side by side; refuses protocol cards that differ, but for fields named with --ignore."""
     from ..deactivate.evaluation.compare import compare as compare_results
     from ..deactivate.evaluation.results import Result
 
     loaded = [Result.load(p / "result.json" if p.is_dir() else p) for p in results]
-    table = compare_results(loaded)
+    table = compare_results(loaded, ignore=ignore)
     o.emit(table.to_json(), table.plain(), as_json)
 
 

@@ -1,15 +1,17 @@
 """`efface features | gate`: which features carry a concept, the evidence of all, and a calibrated detector."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..base.errors import InputError
-from ..base.files import write_json
+from ..base.files import new_folder, write_json
 from . import options as o
 
 if TYPE_CHECKING:
+    from ..llm.evidence import FeatureEvidence
     from ..llm.host import Host
     from ..sae import SAE
 
@@ -60,24 +62,29 @@ def _of_concept(sae: list[Path], concept: str, top: int, model: str | None, devi
     wanted = Concept.load(concept)
     host, saes = host_and_saes(sae, model, dtype, device)
     report = find(host, wanted, saes, other_model=model is not None)
+    text = listing(report.features[:top])
+    text += f"\nset of {report.n_set}: AUROC {report.set_auroc}; false triggers on test {report.triggers}"
+    o.emit({**report.to_dict(), "features": report.to_dict()["features"][:top]}, text, as_json)
+
+
+def listing(found: "Sequence[FeatureEvidence]") -> str:
+    """Features as a table; «-» where something was not measured."""
     rows = [
         [
             f.hook_point,
             str(f.id),
             f.direction.removeprefix("suppress_"),
             *(_figure(f.auroc.get(s)) for s in ("train", "validation", "test")),
-            f"{f.rho:.1f}",
+            _figure(f.rho, 1),
             " ".join(f.promoted[:6]),
         ]
-        for f in report.features[:top]
+        for f in found
     ]
-    text = o.table(["hook point", "feature", "end", "train", "val", "test", "rho", "promotes"], rows)
-    text += f"\nset of {report.n_set}: AUROC {report.set_auroc}; false triggers on test {report.triggers}"
-    o.emit({**report.to_dict(), "features": report.to_dict()["features"][:top]}, text, as_json)
+    return o.table(["hook point", "feature", "end", "train", "val", "test", "rho", "promotes"], rows)
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def gate(
@@ -101,6 +108,7 @@ def gate(
     host, saes = host_and_saes(sae, model, dtype, device)
     made = concept_gate(host, wanted, saes, fpr=fpr)
     report = judge_gate(host, made, wanted)
-    made.save(out)
-    write_json(out / "test.json", report)
+    with new_folder(out) as work:
+        made.save(work)
+        write_json(work / "test.json", report)
     o.emit({"out": str(out), **report}, "\n".join(f"{k:34}{v}" for k, v in report.items()), as_json)

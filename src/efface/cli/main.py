@@ -1,21 +1,29 @@
 """`efface`: the table of commands, and how errors become exit statuses.
 
 Exit status 0: done; 2: the input is at fault (one or two lines on stderr, no traceback);
-130: interrupted, a complete checkpoint is there; 1: anything else.
+130: interrupted, a complete checkpoint is there; 1: anything else, on one line where the cause is known (numbers that
+are not finite, a full disk), with a traceback where it is not.
 """
 
+import errno
 import logging
 import os
 import sys
 import traceback
+from typing import Any
 
-import click
 import typer
 
 from .. import __version__
-from ..base.errors import InputError
+from ..base.errors import EffaceError, InputError
 from . import editing, evaluating, features, generating, listing, training
 from .demo import demo
+
+BAD_PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""Errors of the file system that come of the path that was given."""
+log = logging.getLogger("efface")
+UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""Base of what is wrong with a command line; typer brings its own click or imports it, by version."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,22 +69,43 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     try:
-        app(args=argv, standalone_mode=False)
-    except click.exceptions.Exit as e:
+        status = app(args=argv, standalone_mode=False)
+    except typer.Exit as e:
         return e.exit_code
-    except click.ClickException as e:
-        e.show()
+    except UsageError as e:
+        typer.echo(_usage(e), err=True)
         return 2
     except InputError as e:
         typer.echo(f"efface: {e}", err=True)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (EffaceError, OSError) as e:
+        log.debug("", exc_info=True)
+        typer.echo(f"efface: {reason(e)}", err=True)
+        return 2 if isinstance(e, OSError) and e.errno in BAD_PATHS else 1
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("efface: interrupted; what is complete is kept, run the same command with --resume where it has one", err=True)
         return 130
     except Exception:  # the last line of defence: status 1 with the traceback that a bug report needs
         traceback.print_exc()
         return 1
-    return 0
+    return status if isinstance(status, int) else 0
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, on one line; the help itself where a group was called with nothing."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error.format_message()
+    see = f"; see {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
+    return f"efface: {error.format_message().rstrip('.')}{see}"
+
+
+def reason(error: EffaceError | OSError) -> str:
+    """One line on what stopped a command whose input was in order: numbers that broke, a disk that is full."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f": {error.filename}" if error.filename else ""
+    hint = "; free some space and run it again (what was complete is kept)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{error.strerror}{where}{hint}"
 
 
 if __name__ == "__main__":

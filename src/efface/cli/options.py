@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..base.errors import InputError
+from ..base.files import PICKLES
 
 if TYPE_CHECKING:
     from ..llm.host import Host
@@ -26,6 +27,9 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value of the method's or trainer's config; may be repeated.")]
+
+SAE_FILES = ("cfg.json", "params.npz")
+"""What a folder that holds an SAE has one of: all formats but Gemma Scope's write `cfg.json`."""
 
 
 def resolve_device(device: str) -> str:
@@ -50,11 +54,18 @@ def sae_folders(paths: list[Path]) -> list[Path]:
     """Every SAE folder among `paths` and one or two levels below them."""
     found: list[Path] = []
     for path in paths:
-        if (path / "cfg.json").is_file():
+        if path.suffix in PICKLES:
+            raise InputError(f"--sae {path}: pickled weights are refused; convert them to safetensors first")
+        if path.suffix == ".npz" or any((path / name).is_file() for name in SAE_FILES):
             found.append(path)
             continue
-        below = sorted(p.parent for p in (*path.glob("*/cfg.json"), *path.glob("*/*/cfg.json")))
+        below = sorted(p.parent for name in SAE_FILES for p in (*path.glob(f"*/{name}"), *path.glob(f"*/*/{name}")))
+        below = [p for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts)]  # one being written
         if not below:
+            if path.is_dir() and (pickles := sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)):
+                raise InputError(
+                    f"--sae {path}: only pickled weights ({', '.join(pickles)}), which are refused; convert them to safetensors first"
+                )
             raise InputError(f"--sae {path}: no SAE folder (cfg.json) there or below; make one with `efface train`")
         found += below
     return found
@@ -66,7 +77,8 @@ def emit(value: Any, text: str, as_json: bool) -> None:
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A plain table: columns padded to their widest cell."""
+    """A plain table: columns padded to their widest cell; control characters are replaced, so that a token cannot move the cursor."""
+    rows = [["".join(c if c.isprintable() else "�" for c in cell) for cell in row] for row in rows]
     widths = [max(len(r[i]) for r in [headers, *rows]) for i in range(len(headers))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [headers, *rows]]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

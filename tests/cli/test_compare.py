@@ -1,0 +1,45 @@
+"""`efface compare`: refuses unlike protocols, lets a named field differ and says so."""
+
+import json
+
+import pytest
+from result_cards import result
+
+from efface.cli.main import run
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Results of one protocol but for a library's version and the context length."""
+    paths = [tmp_path / "a.json", tmp_path / "b" / "result.json"]
+    paths[1].parent.mkdir()
+    result("pisces").save(paths[0])
+    result("other", margin=0.5, versions={"efface": "1"}, extra={"form": "question"}).save(paths[1])
+    return [str(paths[0]), str(paths[1].parent)]
+
+
+def test_what_differs_is_refused_until_it_is_named(two, capsys):
+    for ignore, left in [([], "versions.efface"), (["--ignore", "versions"], "extra.form")]:
+        assert run(["compare", *two, *ignore]) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        assert left in err
+        assert len(err.strip().splitlines()) <= 2
+    assert run(["compare", *two, "--ignore", "versions", "--ignore", "extra.form"]) == 0
+    out = capsys.readouterr().out
+    assert "differs between the results: versions.efface: '0', '1'" in out
+    assert "differs between the results: extra.form: 'cloze', 'question'" in out
+    assert "other" in out
+
+
+def test_json_tells_what_was_ignored(two, capsys):
+    assert run(["compare", *two, "--ignore", "versions", "--ignore", "extra", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ignored"] == {"versions.efface": ["0", "1"], "extra.form": ["cloze", "question"]}
+
+
+def test_an_unknown_field_names_the_nearest(two, capsys):
+    assert run(["compare", *two, "--ignore", "version"]) == 2
+    assert "versions" in capsys.readouterr().err
+    assert run(["compare", two[0], "nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err

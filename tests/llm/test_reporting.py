@@ -1,0 +1,58 @@
+"""Every place that prints a feature copes with one that was named by hand: nothing of it was measured but its tokens."""
+
+import json
+
+import pytest
+from planted import magic, planted_sae
+from tiny import tiny_host
+
+from efface.cli.features import listing
+from efface.llm.evaluation.suite import SuiteConfig, evaluate
+from efface.llm.evidence import FeatureEvidence
+from efface.llm.features import FeatureConfig, features
+from efface.llm.methods.pisces import PiscesConfig
+from efface.llm.methods.pisces.fit import fit
+from efface.llm.reporting import used_features, write_evaluation
+
+
+@pytest.fixture
+def host():
+    return tiny_host()
+
+
+@pytest.fixture
+def given(host):
+    """An edit by features that the config names."""
+    config = PiscesConfig(features=("1:0:+", "1:3:-"), filters=False, tau=0.4, mu=4.0)
+    return fit(host, [magic()], config=config, saes=[planted_sae(host)])
+
+
+def evidence(edit):
+    """The evidence in an edit as objects."""
+    return [
+        FeatureEvidence(**{k: tuple(v) if isinstance(v, list) else v for k, v in f.items()})
+        for plan in edit.evidence["concepts"]
+        for f in plan["features"]
+    ]
+
+
+def test_a_given_feature_is_printed_with_what_is_known_of_it(host, given):
+    found = evidence(given)
+    assert [(f.source, f.fired, f.delta_phi, f.rho) for f in found] == [("given", None, None, None)] * 2
+    assert {a for f in found for a in f.auroc.values()} == {None}
+    lines = listing(found).splitlines()[2:]
+    assert [line.split()[1:7] for line in lines] == [["0", "positive", "-", "-", "-", "-"], ["3", "negative", "-", "-", "-", "-"]]
+    assert [f.scores for f in used_features(given.evidence)] == [{}, {}]
+    # The control: a feature that was searched for has its figures in both places.
+    measured = features(host, magic(), [planted_sae(host)], FeatureConfig(min_rho=1.0)).features[0]
+    assert "-" not in listing([measured]).splitlines()[2].split()[3:7]
+    plan = {"features": [json.loads(json.dumps(vars(measured)))]}
+    assert {"rho", "fired", "AUROC (test)"} <= set(used_features({"concepts": [plan]})[0].scores)
+
+
+def test_its_report_is_written(cache, host, given, tmp_path):
+    concept = magic(neighbour_questions=None)
+    result = evaluate(host, [given], concept, config=SuiteConfig(texts=2, continuations=0, draws=0))
+    text = write_evaluation(tmp_path, host, concept, [given], result).read_text(encoding="utf-8")
+    assert "layers.1.mlp_out" in text
+    assert "None" not in text
