@@ -8,6 +8,7 @@ from .config import SAEConfig, TrainConfig
 
 if TYPE_CHECKING:
     from .corpora import read_corpus
+    from .evidence.store import FeatureStore
     from .metrics import evaluate
     from .sae import SAE
     from .sources import ActivationStore, HostSource
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "ActivationStore": "sources",
+    "FeatureStore": "evidence.store",
     "HostSource": "sources",
     "SAE": "sae",
     "SparseActs": "sparse",
@@ -28,6 +30,7 @@ _WHERE = {
 __all__ = [
     "SAE",
     "ActivationStore",
+    "FeatureStore",
     "HostSource",
     "SAEConfig",
     "SparseActs",

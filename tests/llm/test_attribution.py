@@ -8,10 +8,12 @@ import torch
 from planted import magic, planted_sae, trained_host
 from tiny import tiny_host
 
+from efface.base.config import from_mapping
 from efface.base.errors import InputError, MatchedNothing
 from efface.llm.attribution import question_taps, text_taps
 from efface.llm.evaluation.scoring import score_questions
 from efface.llm.methods.pisces import PiscesConfig
+from efface.llm.methods.pisces.config import EFFACE
 from efface.llm.methods.pisces.effect import Layer, greedy
 from efface.llm.methods.pisces.fit import fit
 from efface.llm.methods.pisces.surgery import trial
@@ -142,10 +144,17 @@ def test_candidates_can_be_held_to_detect_the_concept() -> None:
         fit(host, [concept], (), dataclasses.replace(config, effect_auroc=1.1), saes)
 
 
+def test_the_preset_sets_numbers_that_named_values_override() -> None:
+    made = from_mapping(PiscesConfig, {"preset": "efface", "tau": 0.5})
+    assert (made.tau, made.n_features, made.selection_or_default) == (0.5, EFFACE["n_features"], "effect")
+    assert from_mapping(PiscesConfig, dataclasses.asdict(made)) == made
+    assert from_mapping(PiscesConfig, {}) == PiscesConfig()
+
+
 def test_questions_must_be_there() -> None:
     host = tiny_host()
     bare = magic(questions=None)
-    with pytest.raises(InputError, match="questions"):
+    with pytest.raises(InputError, match="selection=detect"):
         fit(host, [bare], (), PiscesConfig(preset="efface"), [planted_sae(host)])
     with pytest.raises(MatchedNothing, match="questions"):
         question_taps(host, [0], [], "cloze")

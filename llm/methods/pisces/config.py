@@ -1,8 +1,9 @@
 """Settings of PISCES. Torch-free: the command line builds its help from them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from ....base.errors import InputError
 
@@ -40,6 +41,24 @@ class FeatureRef:
         return f"{self.layer}:{self.id}:{'+' if self.direction == 'suppress_positive' else '-'}"
 
 
+EFFACE: Mapping[str, Any] = {
+    "tau": 0.3,
+    "mu": 0.25,
+    "n_features": 160,
+    "effect_rounds": 4,
+    "effect_auroc": 0.55,
+    "mu_effect": 0.3,
+    "grid_mu": (0.18, 0.25, 0.35, 0.5, 0.7),
+    "grid_tau": (0.3,),
+    "grid_n": (40, 80, 120, 160),
+    "min_kept": 0.92,
+    "min_coherence": 0.993,
+    "n_probe": 40,
+    "n_effect_texts": 100,
+}
+"""Preset `efface`: many features, each changed a little; chosen on `validation` of two concepts on SmolLM2-135M."""
+
+
 @dataclass(frozen=True)
 class PiscesConfig:
     """How PISCES finds features and rewrites value vectors.
@@ -47,9 +66,13 @@ class PiscesConfig:
     Formulas: Gur-Arieh et al., arXiv:2505.22586, as in the method's README.
     """
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"efface": EFFACE}
+    """What a preset sets besides, where a config is made of named values (command line, `erase`)."""
+
     preset: Literal["paper", "efface"] = "paper"
     """`paper`: one scale M a layer, rows of unknown sign get coefficient 0, `space` raw. `efface`: each feature its
-    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point, features chosen by effect.
+    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point, features chosen by effect; on the
+    command line also other numbers (its README lists them).
     """
     tau: float = 0.4
     """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none.

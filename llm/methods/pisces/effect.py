@@ -148,7 +148,11 @@ def gather(host: "Host", concept: "Concept", layers: Sequence[int], config: Pisc
 
 def _questions(concept: "Concept", name: str, most: int) -> "list[Question]":
     """At most `most`: those of `validation` (there must be some), filled up from `train`."""
-    validation = concept.require(name, "validation")[:most]
+    if not getattr(concept, name).get("validation"):
+        raise InputError(
+            f"concept {concept.name!r} has no {name}.validation, which selection=effect reads: add some, or set selection=detect"
+        )
+    validation = getattr(concept, name)["validation"][:most]
     return [*validation, *getattr(concept, name).get("train", ())[: most - len(validation)]]
 
 

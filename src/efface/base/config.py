@@ -21,11 +21,14 @@ T = TypeVar("T")
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
     """An instance of the dataclass `cls`; values are cast to the fields' types, absent fields keep their defaults.
 
+    Where `cls` has `PRESETS` (name -> field -> value), those of the `preset` named in `values` stand before the defaults.
+
     Raises:
         UnknownName: A key that is not a field; names the nearest.
         InputError: A value of another type, or a missing one without a default.
     """
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
+    values = {**getattr(cls, "PRESETS", {}).get(str(values.get("preset")), {}), **values}
     for key in values:
         if key not in fields:
             raise UnknownName(f"key in {where}", key, fields)
