@@ -99,10 +99,16 @@ def _cast_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
 def field_docs(cls: type) -> dict[str, str]:
     """Field name -> the docstring literal written under it in the class body: the one place where an option is explained."""
     docs: dict[str, str] = {}
+    names = {f.name for f in dataclasses.fields(typing.cast(Any, cls))}
     for base in reversed(cls.__mro__[:-1]):
         body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]).body
         for here, after in pairwise(body):
-            if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name) and isinstance(after, ast.Expr):
+            if (
+                isinstance(here, ast.AnnAssign)
+                and isinstance(here.target, ast.Name)
+                and here.target.id in names
+                and isinstance(after, ast.Expr)
+            ):
                 if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
                     docs[here.target.id] = " ".join(after.value.value.split())
     return docs
