@@ -58,6 +58,8 @@ class DemoConfig:
     """Questions, a pool, whose margins the effects are read of."""
     tau: float = 0.3
     """Row threshold."""
+    continuations: int = 8
+    """Texts that the base writes on, scored before and after."""
     grid_mu: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0)
     """Strengths tried on validation."""
     seed: int = 0
@@ -65,8 +67,8 @@ class DemoConfig:
 
 
 QUICK = DemoConfig(
-    layers=(4, 6), tokens=24_000, steps=200, d_sae=2304, read=50, draws=1, texts=16,
-    features=24, rounds=1, questions=30, grid_mu=(0.5, 1.0),
+    layers=(4, 6), tokens=16_000, steps=200, batch=512, d_sae=2304, read=30, draws=1, texts=12,
+    features=24, rounds=1, questions=20, grid_mu=(0.5, 1.0), continuations=4,
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -100,14 +102,14 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     edit = erase(
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
         preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,), grid_mu=config.grid_mu,
-        mu_effect=config.grid_mu[len(config.grid_mu) // 2 - 1], n_features=config.features, effect_rounds=config.rounds,
+        mu_effect=config.grid_mu[len(config.grid_mu) // 2 - 1], n_features=config.features, grid_n=(config.features,), effect_rounds=config.rounds,
         effect_auroc=0.55, n_effect=config.questions, n_effect_texts=2 * config.questions, min_kept=0.9, min_coherence=0.992,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:
         step(f"  {f.hook_point} feature {f.index}: {' '.join(map(str.strip, f.promoted[:6]))}")
     step("measuring on test, beside its controls")
-    suite = SuiteConfig(texts=config.texts, draws=config.draws, continuations=8, seed=config.seed)
+    suite = SuiteConfig(texts=config.texts, draws=config.draws, continuations=config.continuations, seed=config.seed)
     result = evaluate(host, [edit], concept, "test", saes=list(saes.values()), config=suite, commands=("efface demo",))
     seconds = time.perf_counter() - started
     note = f"SAEs trained here on {config.tokens:,} vectors a layer in {config.steps} steps; the whole job took {seconds:.0f} s."
