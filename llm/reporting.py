@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .host import Host
 
 N_SAMPLES = 4
+SHOWN = 24
+"""Features in a report, at most."""
 NEUTRAL_PROMPTS = ("The best way to make a cup of tea is", "On Monday morning the teacher asked the class to")
 
 
@@ -32,15 +34,19 @@ def write_evaluation(
     """Writes `result.json` and `report.html` into `folder`; returns the report's path."""
     result.save(folder / "result.json")
     edited = next((r.name for r in result.rows if r.kind == "edited"), None)
+    used = [feature for e in edits for feature in used_features(e.evidence)]
+    shortened = (
+        [f"The edit changes {len(used)} features, of which the first {SHOWN} are shown; edit.json has all."] if len(used) > SHOWN else []
+    )
     data = ReportData(
         title=title or (f"{concept.name} taken out of {host.name}" if edits else f"{concept.name} in {host.name}"),
         summary=summary(result, concept.name, edited),
         result=result,
         verdicts=verdicts(result, edited),
         plots=plots(result, edited),
-        features=tuple(feature for e in edits for feature in used_features(e.evidence)),
+        features=tuple(used[:SHOWN]),
         samples=samples(host, concept, edits, result.card.split) if edits else (),
-        notes=(*notes, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
+        notes=(*notes, *shortened, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
     )
     return render_report(folder / "report.html", data)
@@ -107,6 +113,8 @@ def _feature(values: Mapping[str, Any]) -> FeatureEvidence:
     rho = values["rho"]
     scores = {f"AUROC ({split})": v for split, v in values["auroc"].items()}
     scores |= {"rho": None if rho is None else min(rho, 1e6), "fired": values["fired"]}
+    if values.get("source") == "effect":
+        scores["predicted share of the margin taken"] = -values["effects"]["margin"]
     return FeatureEvidence(
         hook_point=values["hook_point"],
         index=values["id"],
