@@ -163,19 +163,7 @@ def curve(
         raise NumericsError("curve: a place on the x axis is NaN or infinite")
     figure, ax = _figure(3.4)
     for i, line in enumerate(series):
-        colour = PALETTE[i % len(PALETTE)]
-        lows, highs = zip(*(v.interval for v in line.values), strict=True)
-        ax.fill_between(line.x, lows, highs, color=colour, alpha=0.18, linewidth=0)
-        style = "-" if line.kind == "edited" else "--"
-        ax.plot(
-            line.x,
-            [v.mean for v in line.values],
-            style,
-            color=colour,
-            marker=MARKERS[i % 6],
-            markersize=5,
-            label=_clip(line.label),
-        )
+        _band(ax, line, PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
     if reference is not None:
         ax.axhline(reference, color=INK, linewidth=1, linestyle=":")
     ax.set_xlabel(_clip(x_axis, 60))
@@ -183,6 +171,14 @@ def curve(
     _legend(ax)
     words = "; ".join(f"{s.label} from {s.values[0].text()} at {s.x[0]:g} to {s.values[-1].text()} at {s.x[-1]:g}" for s in series)
     return Plot(_uri(figure, kind), f"{y_axis} over {x_axis}: {words}.", caption)
+
+
+def _band(ax: "Axes", line: Series, colour: str, marker: str) -> None:
+    """A line through the means on a band of the intervals."""
+    lows, highs = zip(*(v.interval for v in line.values), strict=True)
+    ax.fill_between(line.x, lows, highs, color=colour, alpha=0.18, linewidth=0)
+    style = "-" if line.kind == "edited" else "--"
+    ax.plot(line.x, [v.mean for v in line.values], style, color=colour, marker=marker, markersize=5, label=_clip(line.label))
 
 
 def _figure(height: float) -> "tuple[Figure, Axes]":

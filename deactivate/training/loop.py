@@ -88,18 +88,12 @@ def fit_loop(
     """
     run = _Run(step_fn, trainable(params), config, out, source, accelerator)
     first = run.begin(resume)
-    start, loss = time.perf_counter(), run.loss
+    start = time.perf_counter()
     with run, own_randomness(), stop_flag(out) as stop:
-        for step in progress(range(first, config.steps), desc=desc, unit="step", enabled=run.main):
-            loss = run.step(step)
-            stopping = run.agree(stop)
-            if stopping or (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                run.save(step + 1)
-            if stopping and step + 1 < config.steps:
-                raise Interrupted(f"stopped after step {step + 1} of {config.steps}; go on with resume")
+        run.go_on(first, stop, desc)
     if accelerator:
         accelerator.wait_for_everyone()  # the last checkpoint is written before anybody goes on
-    return LoopResult(config.steps, first, loss, time.perf_counter() - start)
+    return LoopResult(config.steps, first, run.loss, time.perf_counter() - start)
 
 
 class _Run:
@@ -139,8 +133,19 @@ class _Run:
             self.log = JsonlLog(self.out / "log.jsonl", first if newest else None)
         return first
 
-    def step(self, step: int) -> float:
-        """One optimiser step; the loss."""
+    def go_on(self, first: int, stop: StopFlag, desc: str) -> None:
+        """Step after step from `first`; a checkpoint where one is due, or the run was asked to stop."""
+        last = self.config.steps
+        for step in progress(range(first, last), desc=desc, unit="step", enabled=self.main):
+            self.step(step)
+            done, stopping = step + 1, self.agree(stop)
+            if stopping or done % self.config.checkpoint_every == 0 or done == last:
+                self.save(done)
+            if stopping and done < last:
+                raise Interrupted(f"stopped after step {done} of {last}; go on with resume")
+
+    def step(self, step: int) -> None:
+        """One optimiser step; `loss` is then its loss."""
         begun = time.perf_counter()
         seed_all(self.config.seed, step, self.rank)
         for group in self.optimiser.param_groups:
@@ -158,7 +163,6 @@ class _Run:
         if self.log and (step % self.config.log_every == 0 or step + 1 == self.config.steps):
             lr = self.optimiser.param_groups[0]["lr"]
             self.log.write(step=step + 1, loss=total, grad_norm=norm, lr=lr, seconds=time.perf_counter() - begun, **figures)
-        return total
 
     def backward(self, step: int) -> tuple[dict[str, float], float]:
         """Back-propagates every micro-batch; (figures, loss): means over micro-batches, the loss also over ranks."""
