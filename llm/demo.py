@@ -34,9 +34,9 @@ class DemoConfig:
     """Packaged concept or concept file."""
     layers: tuple[int, ...] = (3, 4, 5, 6, 8)
     """Layers whose MLP output gets an SAE: facts enter early, and the forward pass ends at the last of them."""
-    tokens: int = 150_000
+    tokens: int = 120_000
     """Vectors harvested a layer."""
-    steps: int = 600
+    steps: int = 500
     """Steps of each SAE; more than one pass over the vectors."""
     batch: int = 1024
     """Vectors a step."""
