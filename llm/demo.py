@@ -46,9 +46,9 @@ class DemoConfig:
     """Active features a vector."""
     read: int = 150
     """Texts a pool and split that the search for features reads."""
-    draws: int = 5
+    draws: int = 3
     """Draws of each random control."""
-    texts: int = 60
+    texts: int = 40
     """Neutral texts read by the evaluation."""
     features: int = 96
     """Features edited."""
