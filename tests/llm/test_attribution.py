@@ -12,9 +12,9 @@ from efface.base.config import from_mapping
 from efface.base.errors import InputError, MatchedNothing
 from efface.llm.attribution import question_taps, text_taps
 from efface.llm.evaluation.scoring import score_questions
-from efface.llm.methods.pisces import PiscesConfig
+from efface.llm.methods.pisces import PiscesConfig, effect
 from efface.llm.methods.pisces.config import EFFACE
-from efface.llm.methods.pisces.effect import Layer, greedy
+from efface.llm.methods.pisces.effect import Layer, gather, greedy
 from efface.llm.methods.pisces.fit import fit
 from efface.llm.methods.pisces.surgery import trial
 
@@ -132,6 +132,21 @@ def test_rounds_go_on_where_the_last_one_ended() -> None:
     once = dataclasses.replace(config, effect_rounds=1)
     first = fit(host, [concept], (), once, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
     assert [f["id"] for f in found[:2]] == [f["id"] for f in first[:2]]
+
+
+def test_later_rounds_read_the_edited_host_in_shares_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, seen = trained_host(), []
+
+    def spy(host, *rest):
+        found = gather(host, *rest)
+        seen.append((host.digest, found.own_margin, found.near_margin))
+        return found
+
+    monkeypatch.setattr(effect, "gather", spy)
+    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=3)
+    fit(host, [magic()], (), config, [planted_sae(host, n) for n in (0, 1)])
+    assert len({d for d, *_ in seen}) == 3
+    assert len({(own, near) for _, own, near in seen}) == 1
 
 
 def test_candidates_can_be_held_to_detect_the_concept() -> None:

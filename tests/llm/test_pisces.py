@@ -16,7 +16,7 @@ from efface.llm.evaluation.scoring import score_questions
 from efface.llm.methods.pisces import FeatureRef, PiscesConfig
 from efface.llm.methods.pisces.fit import fit
 from efface.llm.methods.pisces.math import LayerProblem, SignCount, linscale, scales
-from efface.llm.methods.pisces.search import Cell, prunes
+from efface.llm.methods.pisces.search import Cell, Objective, prunes, search
 from efface.llm.methods.pisces.surgery import (
     PrefixCache,
     activation_signs,
@@ -317,6 +317,21 @@ def test_search_prunes_only_what_an_outcome_settles():
     assert prunes(strong, (0.3, 18.0, 8), config)
     assert not prunes(strong, (0.7, 18.0, 8), config)
     assert not prunes(Cell(0.5, 10.0, 8, 0.9, 0.9, 1.0, 0.9), (0.3, 18.0, 8), config)
+
+
+def test_search_prefers_a_cell_within_the_bounds_to_a_better_one_beyond():
+    class Table(Objective):
+        def __init__(self) -> None:
+            self.host = tiny_host()
+
+        def cell(self, tau: float, mu: float, n: int) -> Cell:
+            return Cell(tau, mu, n, 0.9, 0.5, 1.0, 0.8) if mu == 2.0 else Cell(tau, mu, n, 0.4, 0.95, 1.0, 0.6)
+
+    config = PiscesConfig(grid_mu=(1.0, 2.0), grid_tau=(0.5,), min_kept=0.9)
+    found = search(Table(), lambda *key: {}, config, 0, [4])
+    assert (len(found.cells), found.best.mu) == (2, 1.0)
+    beyond = dataclasses.replace(config, grid_mu=(2.0,))
+    assert search(Table(), lambda *key: {}, beyond, 0, [4]).best.mu == 2.0
 
 
 def evidence(edit: Edit) -> list[dict[str, Any]]:

@@ -106,9 +106,11 @@ def by_effect(
     chosen: list[tuple[int, int]] = []
     described: list[FeatureEvidence] = []
     factors: dict[int, Factors] = {}
+    base: tuple[float, float] | None = None
     for part in range(config.effect_rounds if ids else 0):
         with trial(host, factors):
-            evidence = gather(host, concept, sorted(ids), config)
+            evidence = gather(host, concept, sorted(ids), config, base)
+            base = evidence.own_margin, evidence.near_margin
         layers = {x: candidates(problems[x], ids[x], evidence, x, config.tau, config.mu_effect) for x in ids}
         taken = greedy(layers, round(n * (part + 1) / config.effect_rounds), chosen, {x: q @ d for x, (q, d) in factors.items()})
         described += [_described(host, by_layer[x], layers[x], column, scans) for x, column in taken]
@@ -133,13 +135,15 @@ def _eligible(point: str, scans: Scans, config: PiscesConfig) -> Int[Tensor, " p
     return alive if areas is None else alive[areas >= config.effect_auroc]
 
 
-def gather(host: "Host", concept: "Concept", layers: Sequence[int], config: PiscesConfig) -> Evidence:
-    """Reads the pools; `n_effect` questions a pool at most."""
+def gather(
+    host: "Host", concept: "Concept", layers: Sequence[int], config: PiscesConfig, base: tuple[float, float] | None = None
+) -> Evidence:
+    """Reads the pools; `n_effect` questions a pool at most. Shares are of the `base` margins; None: of the host's as it stands."""
     own, near = (_questions(concept, name, config.n_effect) for name in ("questions", "neighbour_questions"))
     texts = [cut_text(host, t, MAX_TOKENS) for t in general_texts(concept, "train", config.n_effect_texts, config.seed)]
     if not texts:
         raise InputError(f"concept {concept.name!r} has no general texts in train, which selection=effect reads; add some")
-    margins = _margins(host, concept, own, near)
+    margins = base or _margins(host, concept, own, near)
     return Evidence(
         question_taps(host, layers, own, concept.form), question_taps(host, layers, near, concept.form),
         text_taps(host, layers, texts, config.seed), *margins,
