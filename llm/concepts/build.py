@@ -16,7 +16,7 @@ from ...base.files import cache_dir, write_text
 from ..evaluation.scoring import TEMPLATES
 from .parsing import Item, Source, parse
 from .screen import SCREENING, ScoreCache, credits, screened
-from .splitting import Splits, assign, holds
+from .splitting import Splits, assign, extended, holds
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -41,10 +41,15 @@ class Screening:
 def build(path: Path, screeners: Sequence["Host"], hosts: Sequence["Host"], cache: ScoreCache) -> str:
     """The concept file (YAML) of the source at `path`: items screened on `screeners`, base accuracies of `hosts`."""
     source = parse(path)
-    items, near = (screened(screeners, x, cache) for x in (source.items, source.neighbour_items))
-    kept = {"items": (len(items), len(source.items)), "neighbour items": (len(near), len(source.neighbour_items))}
+    pools = {
+        "items": source.items, "neighbour items": source.neighbour_items,
+        "training items": source.training_items, "training neighbour items": source.training_neighbour_items,
+    }  # fmt: skip
+    good = {name: screened(screeners, pool, cache) if pool else [] for name, pool in pools.items()}
+    kept = {name: (len(good[name]), len(pool)) for name, pool in pools.items() if pool}
     log.info("%s: kept %s", path.stem, "; ".join(f"{k} of {n} {what}" for what, (k, n) in kept.items()))
-    splits = assign(source, items, near)
+    items, near, more, more_near = good.values()
+    splits = extended(assign(source, items, near), source, more, more_near)
     screening = Screening(tuple(h.name for h in screeners), str(screeners[0].dtype).removeprefix("torch."), kept)
     lines = header(path.stem, source, splits, screening, {h.name: accuracies(h, splits, source.tokens, cache) for h in hosts})
     return "\n".join([*lines, "", *body(source, splits), ""])

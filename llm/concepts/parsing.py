@@ -7,6 +7,8 @@ from ...base.errors import InputError, UnknownName
 
 HEADERS = ("name", "kind", "tokens", "synonyms", "neighbours")
 SECTIONS = ("items", "neighbour items", "sentences", "neighbour sentences", "relearn")
+TRAINING = ("training items", "training neighbour items", "training sentences", "training neighbour sentences")
+"""Sections that may be absent; nothing of them goes into `test`."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,28 @@ class Source:
     sentences: tuple[str, ...]
     neighbour_sentences: tuple[str, ...]
     relearn: tuple[str, ...]
+    training_items: tuple[Item, ...] = ()
+    training_neighbour_items: tuple[Item, ...] = ()
+    training_sentences: tuple[str, ...] = ()
+    training_neighbour_sentences: tuple[str, ...] = ()
 
 
 def parse(path: Path) -> Source:
-    """The source in `path`.
+    """The source in `path`. A line that stands in an earlier section of its kind is left out of the later one.
 
     Raises:
         InputError: A header or section is missing, or an item has a repeated option or fewer than two; names the line.
         UnknownName: A header or section that does not exist.
     """
     headers: dict[str, str] = {}
-    sections: dict[str, dict[str, tuple[int, str]]] = {name: {} for name in SECTIONS}
+    sections: dict[str, dict[str, tuple[int, str]]] = {name: {} for name in (*SECTIONS, *TRAINING)}
     here: dict[str, tuple[int, str]] | None = None
     for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         line = raw.strip()
         if line.startswith("== ") and line.endswith(" =="):
             name = line.strip("= ")
             if name not in sections:
-                raise UnknownName(f"section in {path.name}, line {number}", name, SECTIONS)
+                raise UnknownName(f"section in {path.name}, line {number}", name, sections)
             here = sections[name]
         elif line.startswith("#") and here is None:
             key, _, value = line.lstrip("# ").partition(":")
@@ -66,13 +72,16 @@ def parse(path: Path) -> Source:
             here.setdefault(" ".join(line.split("|")[0].casefold().split()), (number, line))
         elif line:
             raise InputError(f"{path.name}, line {number}: text before the first section; begin with `== items ==`")
-    missing = [h for h in HEADERS if not headers.get(h)] + [s for s, lines in sections.items() if not lines]
+    missing = [h for h in HEADERS if not headers.get(h)] + [s for s in SECTIONS if not sections[s]]
     if missing:
         raise InputError(f"{path.name}: {', '.join(missing)} missing; source/README.md says what a source holds")
-    items, near = (tuple(_item(path, n, x) for n, x in sections[s].values()) for s in ("items", "neighbour items"))
-    texts = (tuple(x for _, x in sections[s].values()) for s in ("sentences", "neighbour sentences", "relearn"))
+    for name in TRAINING:
+        for seen in sections[name].keys() & sections[name.removeprefix("training ")].keys():
+            del sections[name][seen]
+    items, near, more, more_near = (tuple(_item(path, n, x) for n, x in sections[s].values()) for s in (*SECTIONS[:2], *TRAINING[:2]))
+    texts, more_texts = ([tuple(x for _, x in sections[s].values()) for s in names] for names in (SECTIONS[2:], TRAINING[2:]))
     lists = (_list(headers["tokens"], ","), _list(headers["synonyms"], ";"), _list(headers["neighbours"], ","))
-    return Source(headers["name"], headers["kind"], *lists, items, near, *texts)
+    return Source(headers["name"], headers["kind"], *lists, items, near, *texts, more, more_near, *more_texts)
 
 
 def _list(value: str, separator: str) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ SENTENCES = {"train": 60, "validation": 40}
 NEIGHBOURS = {"train": 50, "validation": 40}
 RELEARN = 3
 """How many sentences a relearn paragraph weighs in the choice of the reserved answers."""
+MORE_VALIDATION = 1 / 4
+"""Share of the training sections that goes into `validation`, the rest into `train`."""
 UNSEEN = 0.55
 """Share of the test items whose answers are reserved: half is promised, the rest is room."""
 
@@ -38,6 +40,32 @@ class Splits:
         """Test items whose answers stand in no train text and hold none of `tokens`: the reserved ones and more."""
         train = " . ".join([*self.sentences["train"], *map(_text, self.items["train"])])
         return [i for i in self.items["test"] if not holds(train, [i.answer]) and not holds(i.answer, tokens)]
+
+
+def extended(splits: Splits, source: Source, items: Sequence[Item], neighbour_items: Sequence[Item]) -> Splits:
+    """`splits` with the training sections added to `train` and `validation`; `test` stays as it is.
+
+    Of what speaks of the concept, nothing that holds an unseen test answer is taken: such answers stay unseen.
+    `items` and `neighbour_items` are the screened ones of the training sections.
+    """
+    secret = [i.answer for i in splits.unseen(source.tokens)]
+    items = [i for i in items if not holds(_text(i), secret)]
+    sentences = [s for s in source.training_sentences if not holds(s, secret)]
+
+    def more(old: dict[str, list[T]], new: Sequence[T], seed: str) -> dict[str, list[T]]:
+        new = _shuffled(new, f"{source.name}/training {seed}")
+        n = round(len(new) * MORE_VALIDATION)
+        added = {"validation": new[:n], "train": new[n:]}
+        both = {split: [*old.get(split, ()), *added.get(split, ())] for split in ("train", "validation", "test")}
+        return {split: lines for split, lines in both.items() if lines}
+
+    return Splits(
+        more(splits.items, items, "items"),
+        more(splits.neighbour_items, neighbour_items, "neighbour items"),
+        more(splits.sentences, sentences, "sentences"),
+        more(splits.neighbour_sentences, source.training_neighbour_sentences, "neighbour sentences"),
+        splits.reserved,
+    )
 
 
 def words_of(text: str) -> str:

@@ -1,5 +1,6 @@
 """Concept sources, screening, splits, and the packaged files that come of them."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from efface.llm.concepts import Item, ScoreCache, Source, assign, credits, parse
 from efface.llm.concepts import build as building
 from efface.llm.concepts.build import build, sources
 from efface.llm.concepts.screen import SCREENING
-from efface.llm.concepts.splitting import holds
+from efface.llm.concepts.splitting import extended, holds
 from efface.llm.evaluation.scoring import Suppressed
 
 SOURCE = """# name: Owls: a test
@@ -112,6 +113,34 @@ def test_half_of_the_test_answers_stand_in_no_train_text() -> None:
     assert any(holds(t, splits.reserved) for t in splits.sentences["test"])  # the control: they are not absent everywhere
     assert "a7" not in splits.reserved  # a token
     assert assign(source, source.items, source.neighbour_items) == splits
+
+
+def test_training_sections_leave_the_test_set_as_it_is_and_hold_no_unseen_answer() -> None:
+    source = made()
+    plain = assign(source, source.items, source.neighbour_items)
+    secret = plain.unseen(source.tokens)[0].answer
+    more = [Item(f"The m{i} is a", f"c{i}", ("soup", "tax")) for i in range(40)]
+    told = [Item("The m is a", secret, ("soup", "tax")), Item("The o is a", "soup", (secret.upper(), "tax"))]
+    sentences = (*(f"Of m{i} it speaks." for i in range(20)), f"It tells of {secret}.")
+    source = dataclasses.replace(source, training_sentences=sentences, training_neighbour_sentences=sentences)
+    splits = extended(plain, source, [*more, *told], [*more, *told])
+    assert {s: len(x) for s, x in splits.items.items()} == {"train": 60, "validation": 40, "test": 140}
+    assert {s: len(x) for s, x in splits.neighbour_items.items()} == {"train": 32, "validation": 40, "test": 70}
+    assert {s: len(x) for s, x in splits.sentences.items()} == {"train": 75, "validation": 45, "test": 80}
+    assert {s: len(x) for s, x in splits.neighbour_sentences.items()} == {"train": 66, "validation": 45, "test": 90}
+    for pool in ("items", "neighbour_items", "sentences", "neighbour_sentences"):
+        assert getattr(splits, pool)["test"] == getattr(plain, pool)["test"]
+        assert getattr(splits, pool)["validation"][: len(getattr(plain, pool)["validation"])] == getattr(plain, pool)["validation"]
+    assert splits.unseen(source.tokens) == plain.unseen(source.tokens)
+    assert not {*told} & {i for x in splits.items.values() for i in x}
+
+
+def test_training_sections_are_read_without_what_was_there_before(tmp_path: Path) -> None:
+    assert parse(write(tmp_path, SOURCE)).training_items == ()
+    more = "== training items ==\nThe owl flew over the | roof | soup\nThe owl hunts | mice | taxes\n== training sentences ==\nOwls see.\n"
+    source = parse(write(tmp_path, SOURCE + more))
+    assert source.training_items == (Item("The owl hunts", "mice", ("taxes",)),)
+    assert (source.training_sentences, source.training_neighbour_items) == (("Owls see.",), ())
 
 
 def test_whole_words_are_matched_case_apart() -> None:
