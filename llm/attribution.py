@@ -4,7 +4,7 @@ Read at `layers.N.mlp_out`: H is what enters the down-projection (`mlp_hidden`),
 `Delta W_out = q d^T` of the value vectors adds `(H q) d` at every token, so item j moves by `sum_t (H_t . q)(G_t . d)`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,6 +39,8 @@ class Taps:
     """Which item a token belongs to."""
     n: int
     """Items."""
+    value: Float[Tensor, " n"]
+    """The figure of each item, of the host as it stands."""
 
     def effects(self, layer: int, Q: Float[Tensor, "m p"], D: Float[Tensor, "p d"]) -> Float[Tensor, "n p"]:
         """First-order change of each item when `Delta W_out = Q[:, f] D[f]`, for each f alone."""
@@ -74,7 +76,8 @@ def question_taps(host: "Host", layers: Sequence[int], questions: "Sequence[Ques
         wanted = torch.tensor([t for *_, targets in reads for t in targets], device=hidden.device)
         share = torch.tensor([weights[i] / len(targets) for _, i, _, targets in reads for _ in targets], device=hidden.device)
         logits = host.head(hidden[at[:, 0], at[:, 1]]).float()
-        return (share * (logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))).sum()
+        parts = share * (logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
+        return parts.new_zeros(len(batch)).index_add(0, at[:, 0], parts)
 
     rows = scored_rows(host, prompts, continuations)
     return _tapped(host, layers, rows, lambda row: owner[row.prompt], len(owner), margins)
@@ -97,10 +100,11 @@ def text_taps(host: "Host", layers: Sequence[int], texts: Sequence[str], seed: i
 
     def signed(hidden: Tensor, batch: list[ScoredRow]) -> Tensor:
         kept = torch.cat([hidden[b, : len(row.ids)] for b, row in enumerate(batch)])
+        of = torch.cat([torch.full((len(row.ids),), b, device=kept.device) for b, row in enumerate(batch)])
         logprobs = host.head(kept).float().log_softmax(-1)
         drawn = torch.multinomial(logprobs.detach().exp().cpu(), 1, generator=rng).to(kept.device)
         signs = torch.randint(0, 2, (len(kept),), generator=rng).to(kept.device) * 2 - 1
-        return (signs * logprobs.gather(1, drawn)[:, 0]).sum()
+        return logprobs.new_zeros(len(batch)).index_add(0, of, signs * logprobs.gather(1, drawn)[:, 0])
 
     return _tapped(host, layers, rows, lambda row: row.reads[0][0], len(rows), signed)
 
@@ -113,18 +117,23 @@ def _tapped(
     n: int,
     figure: Callable[[Tensor, list[ScoredRow]], Tensor],
 ) -> Taps:
+    """`item` says whose a row is, `figure` the figure of each row of a batch: an item's is the sum over its rows."""
     hidden: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     gradient: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     items: list[Tensor] = []
+    value = torch.zeros(n)
     for batch in batched(rows, BATCH_TOKENS):
         ids, mask = host.pad([row.ids for row in batch])
         keep = mask.bool()
         owners = torch.tensor([item(row) for row in batch], device=ids.device)
         items.append(owners[:, None].expand_as(keep)[keep])
-        for layer, h, g in _pass(host, layers, batch, ids, mask, figure):
+        figures, read = _pass(host, layers, batch, ids, mask, figure)
+        value.index_add_(0, owners.cpu(), figures.cpu())
+        for layer, (h, g) in read.items():
             hidden[layer].append(h[keep])
             gradient[layer].append(g[keep])
-    return Taps({x: torch.cat(h) for x, h in hidden.items()}, {x: torch.cat(g) for x, g in gradient.items()}, torch.cat(items), n)
+    everything = ({x: torch.cat(parts) for x, parts in found.items()} for found in (hidden, gradient))
+    return Taps(*everything, torch.cat(items), n, value)
 
 
 def _pass(
@@ -134,8 +143,8 @@ def _pass(
     ids: Tensor,
     mask: Tensor,
     figure: Callable[[Tensor, list[ScoredRow]], Tensor],
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """One forward and backward pass; the host's parameters get no gradient."""
+) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """One forward and backward pass: the rows' figures, and by layer H and G. The host's parameters get no gradient."""
     seen: dict[int, Tensor] = {}
     probes: dict[int, Tensor] = {}
 
@@ -155,5 +164,6 @@ def _pass(
             undo.callback(attach(host.resolve(f"layers.{layer}.mlp_hidden"), lambda x, n=layer: see(n, x)).remove)
             undo.callback(attach(host.resolve(f"layers.{layer}.mlp_out"), lambda x, n=layer: probed(n, x)).remove)
         out = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0]
-        grads = torch.autograd.grad(figure(out, batch), [probes[layer] for layer in layers])
-    yield from zip(layers, (seen[layer] for layer in layers), grads, strict=True)
+        figures = figure(out, batch)
+        grads = torch.autograd.grad(figures.sum(), [probes[layer] for layer in layers])
+    return figures.detach(), {layer: (seen[layer], g) for layer, g in zip(layers, grads, strict=True)}

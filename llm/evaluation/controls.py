@@ -16,7 +16,6 @@ from ...deactivate.edit import Edit
 from ...deactivate.parts import LowRank, WeightsPart
 from ..methods.pisces.config import FeatureRef, PiscesConfig
 from ..methods.pisces.fit import neuron_signs, weight_delta
-from ..methods.pisces.math import linscale
 from ..methods.pisces.surgery import Factors, layer_problem, saes_by_layer
 from ..pools import general_texts
 from ..scanning import check_saes, hook_point_of, scan
@@ -45,7 +44,7 @@ class RandomFeatures:
         self.config = from_mapping(PiscesConfig, edit.config, where="the edit's config")
         check_saes(host, saes, other_model=self.config.other_model)
         self.saes = saes_by_layer(saes)
-        self.refs = [[FeatureRef(_layer(f), f["id"], f["direction"]) for f in p["features"]] for p in plans]
+        self.refs = [[FeatureRef(_layer(f), f["id"], f["direction"], f.get("strength", 1.0)) for f in p["features"]] for p in plans]
         layers = sorted({r.layer for refs in self.refs for r in refs})
         if missing := [x for x in layers if x not in self.saes]:
             raise InputError(f"control «random features»: no SAE given for layers {missing}, which the edit changes")
@@ -76,15 +75,14 @@ class RandomFeatures:
             raise MatchedNothing(
                 f"control «random features»: layer {layer} has {len(pool)} other features that fire, {len(own)} are needed"
             )
-        drawn = [FeatureRef(layer, i, r.direction) for i, r in zip(rng.sample(pool, len(own)), own, strict=True)]
+        drawn = [FeatureRef(layer, i, r.direction, r.strength) for i, r in zip(rng.sample(pool, len(own)), own, strict=True)]
         (Q0, D0), (Q, D) = self._factors(layer, own, tau, mu), self._factors(layer, drawn, tau, mu)
         wanted, have = Q0.norm(dim=0) * D0.norm(dim=1), Q.norm(dim=0) * D.norm(dim=1)
         return Q * (wanted / have.clamp_min(1e-30)), D
 
     def _factors(self, layer: int, refs: list[FeatureRef], tau: float, mu: float) -> tuple[Tensor, Tensor]:
-        scaled = self.host.post_norm if self.config.linscale is None else self.config.linscale
         problem = layer_problem(self.host, self.saes[layer], refs, self.signs[layer], self.config)
-        return problem.Q(tau, linscale(mu, layer) if scaled else mu), problem.D
+        return problem.Q(tau, self.config.mu_at(layer, mu, self.host.post_norm)), problem.D
 
 
 def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:

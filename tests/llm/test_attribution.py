@@ -1,4 +1,4 @@
-"""First-order effects against small changes really made, and the greedy choice made of them."""
+"""First-order effects against small changes really made, and the strengths made of them."""
 
 import dataclasses
 import itertools
@@ -10,13 +10,18 @@ from tiny import tiny_host
 
 from efface.base.config import from_mapping
 from efface.base.errors import InputError, MatchedNothing
-from efface.llm.attribution import question_taps, text_taps
+from efface.deactivate.concept import Concept
+from efface.llm.attribution import Taps, question_taps, text_taps
 from efface.llm.evaluation.scoring import score_questions
+from efface.llm.evidence import FeatureEvidence
+from efface.llm.host import Host
 from efface.llm.methods.pisces import PiscesConfig, effect
 from efface.llm.methods.pisces.config import EFFACE
-from efface.llm.methods.pisces.effect import Layer, gather, greedy
-from efface.llm.methods.pisces.fit import fit
-from efface.llm.methods.pisces.surgery import trial
+from efface.llm.methods.pisces.effect import Evidence, Layer, Strengths, gather
+from efface.llm.methods.pisces.fit import fit, plan, reference
+from efface.llm.methods.pisces.strengths import least_damage
+from efface.llm.methods.pisces.surgery import saes_by_layer, trial
+from efface.sae import SAE
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "gpt_neox"])
@@ -35,6 +40,7 @@ def test_effects_are_the_derivative_of_each_margin(family: str) -> None:
                 moved.append(torch.tensor(score_questions(host, items, concept.form).margins, dtype=torch.float64))
         measured = (moved[0] - moved[1]) / 2e-4
         torch.testing.assert_close(predicted, measured, atol=1e-2 * float(measured.abs().max()), rtol=0.02)  # logits are scored in float32
+    torch.testing.assert_close(taps.value.double(), base, atol=1e-4, rtol=1e-4)
     assert len(base) == taps.n == len(items)
 
 
@@ -67,49 +73,81 @@ def test_text_effects_estimate_the_divergence() -> None:
     assert estimate == pytest.approx(divergence, rel=0.25)
 
 
-def _layer(fall: list[float], damage: list[list[float]], spread: bool = False) -> Layer:
-    p = len(fall)
-    metric = torch.eye(2) if spread else torch.zeros(2, 2)
-    Q = torch.ones(2, p) * torch.tensor([1.0, 0.0])[:, None]
-    return Layer(torch.arange(p), -torch.ones(p), Q, torch.ones(p, 1), torch.tensor(fall), torch.zeros(p), torch.tensor(damage), metric)
+def _problem(p: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    gen = torch.Generator().manual_seed(seed)
+    rows = torch.randn(40, p, generator=gen, dtype=torch.float64)
+    return rows.T @ rows, torch.randn(p, generator=gen, dtype=torch.float64), torch.randn(p, generator=gen, dtype=torch.float64)
 
 
-def test_greedy_takes_what_adds_to_the_fall_without_adding_to_the_same_damage() -> None:
-    alike = _layer([1.0, 0.9, 0.5], [[1.0, 1.0, 0.0], [0.0, 0.0, 0.8]])
-    assert greedy({3: alike}, 2) == [(3, 0), (3, 2)]  # 1 harms where 0 does, 2 elsewhere
-    assert greedy({3: _layer([1.0, -1.0], [[1.0, 0.1]])}, 5) == [(3, 0)]
-    assert greedy({3: _layer([1.0, 1.0], [[0.1, 0.1], [0.0, 0.1]], spread=True)}, 1) == [(3, 0)]
+def test_least_damage_is_the_optimum() -> None:
+    H, linear, fall = _problem()
+    v = least_damage(H, linear, fall, 0.5)
+    assert float(fall @ v) == pytest.approx(0.5, rel=0.01)
+    assert (v >= 0).all()
+    assert 0 < int((v > 0).sum()) < len(v)
+    # the conditions of Karush, Kuhn and Tucker, with the multiplier read off what is above 0
+    gradient, active = H @ v - linear, v > 0
+    multiplier = float((gradient[active] @ fall[active]) / (fall[active] @ fall[active]))
+    torch.testing.assert_close(gradient[active], multiplier * fall[active], atol=1e-3, rtol=1e-3)
+    assert (gradient - multiplier * fall)[~active].min() >= -1e-3
+
+    def damage(x: torch.Tensor) -> float:
+        return float(x @ H @ x / 2 - linear @ x)
+
+    gen = torch.Generator().manual_seed(1)
+    for _ in range(300):  # the control: nothing else that takes as much is cheaper
+        other = (v + 0.05 * torch.randn(len(v), generator=gen, dtype=torch.float64)).clamp_min(0)
+        if float(fall @ other) > 0:
+            other = other * float(fall @ v) / float(fall @ other)
+            assert damage(other) >= damage(v) - 1e-6
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_greedy_is_the_best_by_trial(spread: bool) -> None:
-    gen = torch.Generator().manual_seed(0)
-    layers = {}
-    for n in (1, 4):
-        Q, D = torch.randn(6, 5, generator=gen), torch.randn(5, 3, generator=gen)
-        metric = torch.randn(6, 6, generator=gen)
-        fall, rows = torch.rand(5, generator=gen), torch.randn(4, 5, generator=gen)
-        layers[n] = Layer(torch.arange(5), -torch.ones(5), Q, D, fall, fall, rows, metric @ metric.T * spread)
+def test_least_damage_where_nothing_can_fall_or_nothing_is_felt() -> None:
+    H, linear, fall = _problem(seed=3)
+    assert not least_damage(H, torch.zeros_like(linear), -fall.abs(), 0.3).any()
+    H[2], H[:, 2] = 0, 0  # its damage is not known: it is left alone
+    v = least_damage(H, linear, fall, 0.3)
+    assert v[2] == 0
+    assert float(fall @ v) == pytest.approx(0.3, rel=0.01)
 
-    def ratio(chosen: list[tuple[int, int]]) -> float:
-        lost = sum(float(layers[n].fall[c]) for n, c in chosen)
-        damage = float((sum(layers[n].damage[:, c] for n, c in chosen) ** 2).sum())  # type: ignore[operator]
-        for n in layers:
-            change = sum((layers[n].Q[:, c : c + 1] * layers[n].D[c] for m, c in chosen if m == n), torch.zeros(6, 3))
-            damage += float(torch.trace(change.T @ layers[n].metric @ change))
-        return lost / damage**0.5
 
-    every = [(n, c) for n in layers for c in range(5)]
-    chosen: list[tuple[int, int]] = []
-    for taken in greedy(layers, 4):
-        best = max((x for x in every if x not in chosen), key=lambda x: ratio([*chosen, x]))
-        assert taken == best
-        chosen.append(taken)
+def test_strengths_spare_what_neighbours_feel_and_do_not_count_items_that_fell_already() -> None:
+    def layer(own: list[list[float]], near: list[list[float]]) -> Layer:
+        p = len(own[0])
+        return Layer(
+            torch.arange(p), -torch.ones(p), torch.ones(2, p), torch.ones(p, 1), torch.tensor(own), torch.tensor(near),
+            torch.zeros(1, p), 1e-3 * torch.eye(2),
+        )  # fmt: skip
+
+    def evidence(own: list[float], near: list[float]) -> Evidence:
+        taps = [Taps({}, {}, torch.zeros(0, dtype=torch.int64), len(x), torch.tensor(x)) for x in (own, near, [0.0])]
+        return Evidence(*taps, torch.ones(2), torch.ones(2))
+
+    start = Strengths.none({1: torch.arange(3)})
+    layers = {1: layer([[-1.0, -1.0, 0.0], [-1.0, -1.0, 0.0]], [[0.0, -0.5, 0.0], [0.0, -0.5, 0.0]])}
+    after = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, None)
+    assert float(after.fall[1].sum()) == pytest.approx(0.2, rel=0.02)
+    assert after.value[1][0] > 10 * after.value[1][1]
+    assert after.value[1][2] == 0
+    assert after.order()[0] == (1, 0)
+    assert after.factors()[1][0].shape[1] == int((after.value[1] > 0).sum())
+    only = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, 1)
+    assert [column for _, column in only.order()] == [0]
+    # an item below 0 has no more to lose: what lowers only that one is worth nothing
+    layers = {1: layer([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]], [[0.0] * 3, [0.0] * 3])}
+    spent = start.next(layers, evidence([-0.5, 1.0], [1.0, 1.0]), 0.2, None)
+    assert (spent.value[1] > 0).tolist() == [True, False, False]
+    # harm done already is made good where that costs nothing of the fall
+    layers = {1: layer([[-1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], [[0.0, 0.3, 0.0], [0.0, 0.3, 0.0]])}
+    mended = start.next(layers, evidence([1.0, 1.0], [0.8, 0.8]), 0.2, None)
+    unhurt = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, None)
+    assert mended.value[1][1] > 0.3
+    assert unhurt.value[1][1] == 0
 
 
 def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
     host, concept = trained_host(), magic()
-    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6)
+    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}
@@ -121,32 +159,42 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
     assert fallen == pytest.approx(-sum(f["effects"]["margin"] for f in found), rel=0.35)
 
 
-def test_rounds_go_on_where_the_last_one_ended() -> None:
+def test_the_features_of_an_edit_by_effect_make_it_again_and_mu_scales_them() -> None:
     host, concept = trained_host(), magic()
     saes = [planted_sae(host, n) for n in (0, 1)]
-    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=3)
-    digest = host.digest
-    found = fit(host, [concept], (), config, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
-    assert host.digest == digest
-    assert len({(f["hook_point"], f["id"]) for f in found}) == len(found) == 6
-    once = dataclasses.replace(config, effect_rounds=1)
-    first = fit(host, [concept], (), once, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
-    assert [f["id"] for f in found[:2]] == [f["id"] for f in first[:2]]
+    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=2)
+    edit = fit(host, [concept], (), config, saes)
+    refs = tuple(str(reference(e)) for e in plan_of(host, concept, saes, config))
+    assert all(r.count(":") == 3 for r in refs)
+    again = fit(host, [concept], (), dataclasses.replace(config, features=refs), saes)
+    double = fit(host, [concept], (), dataclasses.replace(config, mu=0.6), saes)
+    for name, delta in edit.parts[0].deltas.items():  # type: ignore[attr-defined]
+        whole = delta.B @ delta.A
+        torch.testing.assert_close(again.parts[0].deltas[name].B @ again.parts[0].deltas[name].A, whole, atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
+        torch.testing.assert_close(double.parts[0].deltas[name].B @ double.parts[0].deltas[name].A, 2 * whole, atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
 
 
-def test_later_rounds_read_the_edited_host_in_shares_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+def plan_of(host: Host, concept: Concept, saes: list[SAE], config: PiscesConfig) -> list[FeatureEvidence]:
+    return plan(host, concept, saes_by_layer(saes), config).chosen
+
+
+def test_later_rounds_read_the_edited_host_against_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     host, seen = trained_host(), []
 
     def spy(host, *rest):
         found = gather(host, *rest)
-        seen.append((host.digest, found.own_margin, found.near_margin))
+        seen.append((host.digest, found.own_base.tolist(), found.fallen))
         return found
 
     monkeypatch.setattr(effect, "gather", spy)
     config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=3)
+    digest = host.digest
     fit(host, [magic()], (), config, [planted_sae(host, n) for n in (0, 1)])
+    assert host.digest == digest
     assert len({d for d, *_ in seen}) == 3
-    assert len({(own, near) for _, own, near in seen}) == 1
+    assert len({str(base) for _, base, _ in seen}) == 1
+    assert seen[0][2] == pytest.approx(0, abs=1e-6)
+    assert seen[2][2] > seen[1][2] > 0
 
 
 def test_candidates_can_be_held_to_detect_the_concept() -> None:
@@ -154,6 +202,7 @@ def test_candidates_can_be_held_to_detect_the_concept() -> None:
     saes = [planted_sae(host, n) for n in (0, 1)]
     config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, n_features=4, effect_auroc=0.7)
     found = fit(host, [concept], (), config, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
+    assert 0 < len(found) <= 4
     assert all(f["auroc"]["validation"] >= 0.7 for f in found)
     with pytest.raises(MatchedNothing, match="another SAE"):
         fit(host, [concept], (), dataclasses.replace(config, effect_auroc=1.1), saes)

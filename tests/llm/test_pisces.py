@@ -14,8 +14,9 @@ from efface.deactivate.edit import Edit
 from efface.deactivate.parts import LowRank
 from efface.llm.evaluation.scoring import score_questions
 from efface.llm.methods.pisces import FeatureRef, PiscesConfig
+from efface.llm.methods.pisces.config import linscale
 from efface.llm.methods.pisces.fit import fit
-from efface.llm.methods.pisces.math import LayerProblem, SignCount, linscale, scales
+from efface.llm.methods.pisces.math import LayerProblem, SignCount, scales
 from efface.llm.methods.pisces.search import Cell, Objective, prunes, search
 from efface.llm.methods.pisces.surgery import (
     PrefixCache,

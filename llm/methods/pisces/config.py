@@ -18,6 +18,8 @@ class FeatureRef:
     layer: int
     id: int
     direction: Direction = "suppress_positive"
+    strength: float = 1.0
+    """How far rows go from their present coefficient to the new one: 1 all the way."""
 
     @property
     def sigma(self) -> int:
@@ -28,29 +30,48 @@ class FeatureRef:
     def parse(cls, text: str) -> "FeatureRef":
         """`layer:id` or `layer:id:+` (the concept at the positive end), `layer:id:-` (at the negative end).
 
+        Behind that `:strength`, where it is not 1: `20:11104:+:0.35`.
+
         Raises:
             InputError: Any other spelling.
         """
         layer, _, rest = text.partition(":")
-        number, _, sign = rest.partition(":")
-        if not (layer.isdigit() and number.isdigit() and sign in ("", "+", "-")):
-            raise InputError(f"features: {text!r} is not layer:id:+ or layer:id:- (as in 20:11104:+)")
-        return cls(int(layer), int(number), "suppress_negative" if sign == "-" else "suppress_positive")
+        number, _, rest = rest.partition(":")
+        sign, _, strength = rest.partition(":")
+        share = _number(strength or "1")
+        if not (layer.isdigit() and number.isdigit() and sign in ("", "+", "-") and share is not None and share > 0):
+            raise InputError(
+                f"features: {text!r} is not layer:id:+ or layer:id:- (as in 20:11104:+), with a strength above 0 behind it or none"
+            )
+        return cls(int(layer), int(number), "suppress_negative" if sign == "-" else "suppress_positive", share)
 
     def __str__(self) -> str:
-        return f"{self.layer}:{self.id}:{'+' if self.direction == 'suppress_positive' else '-'}"
+        at = f"{self.layer}:{self.id}:{'+' if self.direction == 'suppress_positive' else '-'}"
+        return at if self.strength == 1 else f"{at}:{self.strength!r}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def linscale(mu: float, layer: int, full_at: int = 9) -> float:
+    """The strength at a layer: 0.1 mu at layer 0, rising linearly to mu at layer 9 and beyond (eq. 4.2, «linscale»)."""
+    return mu * (0.1 + 0.9 * layer / full_at) if layer < full_at else mu
 
 
 EFFACE: Mapping[str, Any] = {
     "tau": 0.3,
-    "mu": 0.25,
-    "n_features": 160,
+    "mu": 0.3,
+    "n_features": 400,
     "effect_rounds": 4,
     "effect_auroc": 0.55,
     "mu_effect": 0.3,
-    "grid_mu": (0.18, 0.25, 0.35, 0.5, 0.7),
+    "grid_mu": (0.18, 0.24, 0.3, 0.36, 0.45),
     "grid_tau": (0.3,),
-    "grid_n": (40, 80, 120, 160),
     "min_kept": 0.92,
     "min_coherence": 0.993,
     "n_probe": 40,
@@ -92,8 +113,9 @@ class PiscesConfig:
     """
     selection: Literal["detect", "effect"] | None = None
     """How features are found: `detect` ranks those that tell the concept's texts from others (paper, with filters);
-    `effect` takes, of those that fire on the concept's texts, the ones whose edits lower the margin most for what
-    they damage, to first order (needs questions in validation; those of train are read too). Unset: the preset's.
+    `effect` takes, of those that fire on the concept's texts, the ones whose edits lower the margin with the least
+    damage, to first order, each with a strength of its own (needs questions of the concept and of its neighbours).
+    Unset: the preset's.
     """
     features: tuple[str, ...] = ()
     """Features to edit as layer:id:+ or layer:id:-, where they are known. Empty: found from the concept."""
@@ -133,12 +155,14 @@ class PiscesConfig:
     """selection=effect: how often effects are read, each time on the host with the features taken so far edited."""
     effect_auroc: float = 0.0
     """selection=effect: least AUROC on `validation` of a candidate; 0: all that fire on the concept's texts."""
-    n_effect: int = 60
+    n_effect: int = 400
     """selection=effect: at most so many questions of the concept, and of its neighbours, are read."""
+    effect_fall: float = 0.6
+    """selection=effect: share of the margin on the questions read that strengths are made to take."""
     n_effect_texts: int = 160
     """selection=effect: neutral texts read."""
     mu_effect: float = 1.0
-    """selection=effect: strength at which effects are predicted; the edit's own is `mu`, or what the search finds."""
+    """selection=effect: mu at which effects are predicted. Strengths are scaled by `mu` (or what the search finds) over it."""
     search: bool = False
     """Choose tau and mu (and n_features, if `grid_n` is given) on `validation`."""
     grid_mu: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0, 10.0, 13.0, 18.0, 24.0, 36.0, 50.0)
@@ -164,6 +188,10 @@ class PiscesConfig:
         for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast", "n_effect", "n_effect_texts", "effect_rounds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
+        if not 0 < self.effect_fall <= 1:
+            raise InputError(f"effect_fall must be above 0 and at most 1, {self.effect_fall} found")
+        if self.selection_or_default == "effect" and not self.mu_effect:
+            raise InputError("mu_effect must be above 0 with selection=effect")
         if self.search and not (self.grid_mu and self.grid_tau):
             raise InputError("search needs at least one value in grid_mu and in grid_tau")
         if any(n < 1 for n in self.grid_n):
@@ -177,8 +205,13 @@ class PiscesConfig:
 
     @property
     def per_feature_scale(self) -> bool:
-        """Whether each feature has its own M (preset `efface`)."""
-        return self.preset == "efface"
+        """Whether each feature has its own M: preset `efface`, and wherever features have strengths."""
+        return self.preset == "efface" or self.selection_or_default == "effect"
+
+    def mu_at(self, layer: int, mu: float, post_norm: bool) -> float:
+        """The mu of a layer: scaled by `linscale` where that applies, which is never with strengths."""
+        scaled = post_norm if self.linscale is None else self.linscale
+        return linscale(mu, layer) if scaled and self.selection_or_default != "effect" else mu
 
     @property
     def selection_or_default(self) -> Literal["detect", "effect"]:

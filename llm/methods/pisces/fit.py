@@ -18,7 +18,7 @@ from ...scanning import check_saes, hook_point_of
 from .config import FeatureRef, PiscesConfig
 from .effect import by_effect
 from .filters import Judges, filtered
-from .math import LayerProblem, linscale
+from .math import LayerProblem
 from .search import Found, Objective, search
 from .surgery import Factors, activation_signs, layer_problem, saes_by_layer, value_vectors
 
@@ -115,14 +115,29 @@ class Plan:
 
     def factors(self, tau: float, mu: float, n: int) -> dict[int, Factors]:
         """Layer -> (Q, D) of the edit of the first `n` features."""
-        scaled = self.host.post_norm if self.config.linscale is None else self.config.linscale
         out: dict[int, Factors] = {}
+        mu, scale = (self.config.mu_effect, mu / self.config.mu_effect) if self.has_strengths else (mu, 1.0)
         for layer, (problem, ranks) in self.problems.items():
             columns = [c for c, rank in enumerate(ranks) if rank < n]
             if columns:
                 part = problem if len(columns) == len(ranks) else problem.subset(torch.tensor(columns))
-                out[layer] = part.Q(tau, linscale(mu, layer) if scaled else mu), part.D
+                Q = part.Q(tau, self.config.mu_at(layer, mu, self.host.post_norm))
+                out[layer] = scale * Q, part.D
         return out
+
+    @property
+    def has_strengths(self) -> bool:
+        """Whether features were chosen with strengths, which mu then scales."""
+        return any(e.source == "effect" for e in self.chosen)
+
+    def folded(self) -> "Plan":
+        """The same edit with the scale of mu in the strengths, and mu at which those were chosen."""
+        if not self.has_strengths:
+            return self
+        scale = self.mu / self.config.mu_effect
+        return dataclasses.replace(
+            self, chosen=[dataclasses.replace(e, strength=e.strength * scale) for e in self.chosen], mu=self.config.mu_effect
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Evidence as plain values: features, what was dropped, settings, rows rewritten, the search."""
@@ -144,7 +159,7 @@ class Plan:
 
 def reference(e: FeatureEvidence) -> FeatureRef:
     """What the config would call this feature."""
-    return FeatureRef(e.layer, e.id, e.direction)
+    return FeatureRef(e.layer, e.id, e.direction, e.strength)
 
 
 def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str] = ()) -> Plan:
@@ -177,7 +192,7 @@ def _plan_by_effect(
     signs = neuron_signs(host, concept, sorted(by_layer), config)
     chosen = by_effect(host, concept, by_layer, signs, scans, config, wanted)
     out = Plan(host, concept, config, by_layer, chosen, [], signs, config.tau, config.mu)
-    return searched(out) if config.search else out
+    return (searched(out) if config.search else out).folded()
 
 
 def searched(open_plan: Plan) -> Plan:
@@ -225,7 +240,8 @@ def _given(host: "Host", by_layer: Mapping[int, "SAE"], ref: FeatureRef) -> Feat
     if ref.id >= sae.cfg.d_sae:
         raise InputError(f"features: {ref} is beyond the SAE's {sae.cfg.d_sae} features")
     with torch.no_grad():
-        return describe(host, hook_point_of(sae), sae, {}, [(ref.id, ref.direction, "given", [])], {})[0]
+        found = describe(host, hook_point_of(sae), sae, {}, [(ref.id, ref.direction, "given", [])], {})[0]
+    return dataclasses.replace(found, strength=ref.strength)
 
 
 def neuron_signs(host: "Host", concept: "Concept", layers: Sequence[int], config: PiscesConfig) -> dict[int, Tensor]:

@@ -15,11 +15,6 @@ from torch import Tensor
 from ....base.errors import InputError, NumericsError
 
 
-def linscale(mu: float, layer: int, full_at: int = 9) -> float:
-    """The strength at a layer: 0.1 mu at layer 0, rising linearly to mu at layer 9 and beyond (eq. 4.2, «linscale»)."""
-    return mu * (0.1 + 0.9 * layer / full_at) if layer < full_at else mu
-
-
 def select_rows(s: Float[Tensor, "m r"], tau: float) -> Bool[Tensor, "m r"]:
     """S_f: rows with |s_if| > tau max_j |s_jf|, strictly, so tau >= 1 selects none (eq. 4.1)."""
     return s.abs() > tau * s.abs().amax(0)
@@ -51,6 +46,8 @@ class LayerProblem:
     """M a feature instead of a layer."""
     skip_unknown: bool = False
     """Leave rows with g = 0 alone instead of giving them coefficient 0."""
+    strength: Float[Tensor, " r"] | None = None
+    """How far each feature's rows go towards their new coefficient; None: all the way, the paper's edit."""
 
     def coefficients(self, mu: float) -> Float[Tensor, "m r"]:
         """c_if = sigma_f g_i mu M (eq. 4.2)."""
@@ -62,12 +59,13 @@ class LayerProblem:
         return chosen & (self.g != 0)[:, None] if self.skip_unknown else chosen
 
     def Q(self, tau: float, mu: float) -> Float[Tensor, "m r"]:
-        """Q_if = c_if - a_if on S_f, else 0: the edit is Delta W_out = Q D (eq. 4.4, the closed form of the loop 4.3).
+        """Q_if = strength_f (c_if - a_if) on S_f, else 0: the edit is Delta W_out = Q D (eq. 4.4, closed form of the loop 4.3).
 
         Raises:
             NumericsError: NaN or infinity in the result.
         """
         Q = torch.where(self.rows(tau), self.coefficients(mu) - self.a, self.a.new_zeros(()))
+        Q = Q if self.strength is None else Q * self.strength
         if not torch.isfinite(Q).all():
             raise NumericsError("the edit has NaN or infinity in it; check the SAE and the value vectors")
         return Q
@@ -76,7 +74,7 @@ class LayerProblem:
         """The problem of fewer features (M changes with them)."""
         return LayerProblem(
             self.s[:, columns], self.a[:, columns], self.D[columns], self.sigma[columns], self.g,
-            self.per_feature_scale, self.skip_unknown,
+            self.per_feature_scale, self.skip_unknown, None if self.strength is None else self.strength[columns],
         )  # fmt: skip
 
 

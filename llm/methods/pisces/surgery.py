@@ -76,9 +76,10 @@ def layer_problem(
     a = torch.cat([_encoded(sae, part, ids) for part in V.split(rows)])
     ids = ids.to(sae.W_enc.device)
     sigma = torch.tensor([r.sigma for r in refs], dtype=V.dtype, device=V.device)
+    strength = torch.tensor([r.strength for r in refs], dtype=V.dtype, device=V.device)
     D = divide_gain(sae.W_dec.detach()[ids], None if gain is None else gain.to(V))
     skip = config.signed and config.preset == "efface"
-    return LayerProblem(V @ sae.W_enc.detach()[:, ids], a, D, sigma, g.to(V), config.per_feature_scale, skip)
+    return LayerProblem(V @ sae.W_enc.detach()[:, ids], a, D, sigma, g.to(V), config.per_feature_scale, skip, strength)
 
 
 def _encoded(sae: "SAE", x: Tensor, ids: Tensor) -> Tensor:
