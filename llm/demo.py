@@ -50,25 +50,27 @@ class DemoConfig:
     """Draws of each random control."""
     texts: int = 40
     """Neutral texts read by the evaluation."""
-    features: int = 96
-    """Features edited."""
+    features: int = 200
+    """Features edited, at most."""
     rounds: int = 2
     """How often their effects are read."""
-    questions: int = 60
+    questions: int = 120
     """Questions, a pool, whose margins the effects are read of."""
     tau: float = 0.3
     """Row threshold."""
     continuations: int = 8
     """Texts that the base writes on, scored before and after."""
-    grid_mu: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0)
-    """Strengths tried on validation."""
+    mu: float = 0.3
+    """Strength at which effects are predicted."""
+    scales: tuple[float, ...] = (0.6, 0.8, 1.0, 1.25, 1.5)
+    """Scales of the strengths found that are tried on validation."""
     seed: int = 0
     """Of everything."""
 
 
 QUICK = DemoConfig(
     layers=(4, 6), tokens=16_000, steps=200, batch=512, d_sae=2304, read=30, draws=1, texts=12,
-    features=24, rounds=1, questions=20, grid_mu=(0.5, 1.0), continuations=4,
+    features=40, rounds=1, questions=30, scales=(0.7, 1.0, 1.4), continuations=4,
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -101,9 +103,9 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     step(f"choosing features whose edits take {concept.name} out and little else, and mu, on validation")
     edit = erase(
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
-        preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,), grid_mu=config.grid_mu,
-        mu_effect=config.grid_mu[len(config.grid_mu) // 2 - 1], n_features=config.features, grid_n=(config.features,), effect_rounds=config.rounds,
-        effect_auroc=0.55, n_effect=config.questions, n_effect_texts=2 * config.questions, min_kept=0.9, min_coherence=0.992,
+        preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,),
+        mu=config.mu, mu_effect=config.mu, grid_mu=tuple(config.mu * s for s in config.scales),
+        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=100,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:

@@ -125,7 +125,7 @@ def test_strengths_spare_what_neighbours_feel_and_do_not_count_items_that_fell_a
 
     start = Strengths.none({1: torch.arange(3)})
     layers = {1: layer([[-1.0, -1.0, 0.0], [-1.0, -1.0, 0.0]], [[0.0, -0.5, 0.0], [0.0, -0.5, 0.0]])}
-    after = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, None)
+    after = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, 9)
     assert float(after.fall[1].sum()) == pytest.approx(0.2, rel=0.02)
     assert after.value[1][0] > 10 * after.value[1][1]
     assert after.value[1][2] == 0
@@ -135,12 +135,12 @@ def test_strengths_spare_what_neighbours_feel_and_do_not_count_items_that_fell_a
     assert [column for _, column in only.order()] == [0]
     # an item below 0 has no more to lose: what lowers only that one is worth nothing
     layers = {1: layer([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]], [[0.0] * 3, [0.0] * 3])}
-    spent = start.next(layers, evidence([-0.5, 1.0], [1.0, 1.0]), 0.2, None)
+    spent = start.next(layers, evidence([-0.5, 1.0], [1.0, 1.0]), 0.2, 9)
     assert (spent.value[1] > 0).tolist() == [True, False, False]
     # harm done already is made good where that costs nothing of the fall
     layers = {1: layer([[-1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], [[0.0, 0.3, 0.0], [0.0, 0.3, 0.0]])}
-    mended = start.next(layers, evidence([1.0, 1.0], [0.8, 0.8]), 0.2, None)
-    unhurt = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, None)
+    mended = start.next(layers, evidence([1.0, 1.0], [0.8, 0.8]), 0.2, 9)
+    unhurt = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, 9)
     assert mended.value[1][1] > 0.3
     assert unhurt.value[1][1] == 0
 

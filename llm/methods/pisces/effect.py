@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from ....sae import SAE
     from ...host import Host
 
-KL = 0.03
+KL = 0.1
 """Neutral divergence, nats a token, that counts as one unit of damage."""
-NEIGHBOURS = 0.1
+NEIGHBOURS = 0.05
 """Share of the neighbours' margin that counts as one unit."""
 ITEM = 0.3
 """Root mean square, over neighbours' questions, of an item's change (share of the mean margin) that counts as one unit."""
-NOISE = 0.1
+NOISE = 0.05
 """Standard error of the fall, over the concept's questions, that counts as one unit: what few items cannot show."""
-SPREAD = 0.5
+SPREAD = 0.05
 """Weight of damage that few texts cannot show: mean squared change of the layer's output on neutral and neighbour tokens, times
 the mean curvature of the layer."""
 RIDGE = 0.1
 """Share of each candidate's own damage that is added once more, whatever the others do: damage of two edits that seems to cancel
 on the items read need not cancel elsewhere."""
-CANDIDATES = 1000
+CANDIDATES = 2500
 """Candidates among which strengths are shared out: those with the largest fall for their own damage."""
 MAX_TOKENS = 48
 FEWEST = 20
@@ -144,7 +144,7 @@ def by_effect(
         if wanted <= 0:
             break
         layers = {x: candidates(problems[x], ids[x], evidence, x, config, state.signs(x)) for x in ids}
-        state = state.next(layers, evidence, wanted, n if part + 1 == config.effect_rounds else None)
+        state = state.next(layers, evidence, wanted, n)
     order = state.order()[:n]
     if not order:
         raise nothing
@@ -182,7 +182,7 @@ class Strengths:
         return found
 
     @torch.no_grad()
-    def next(self, layers: Mapping[int, Layer], evidence: Evidence, wanted: float, most: int | None) -> "Strengths":
+    def next(self, layers: Mapping[int, Layer], evidence: Evidence, wanted: float, most: int) -> "Strengths":
         """The strengths that take `wanted` more of the margin with the least damage in all; at most `most` above 0."""
         numbers = sorted(layers)
         before = self._joined(self.value, numbers)
@@ -205,7 +205,7 @@ class Strengths:
             return torch.zeros_like(fall).index_copy(0, keep, found.to(fall))
 
         value = strengths(worth.topk(min(CANDIDATES, len(worth))).indices.sort().values)
-        if most is not None and int((value > 0).sum()) > most:
+        if int((value > 0).sum()) > most:
             taken = self._joined(self.fall, numbers) + (value - before) * fall
             value = strengths(taken.masked_fill(value <= 0, -torch.inf).topk(most).indices.sort().values)
         sizes = [len(layers[x].ids) for x in numbers]
