@@ -129,8 +129,11 @@ class Gate:
         fpr: float = 0.01,
         dead_band: float = DEAD_BAND,
         batch: int = 32,
+        standardise: bool = True,
     ) -> "Gate":
         """The gate with standardisation and threshold from `validation` texts; see `calibration.calibrate`.
+
+        With `standardise` off it keeps the centre and scale that it has, as fitted weights need.
 
         Raises:
             MatchedNothing: No pool, or features that never fire on any of the texts.
@@ -143,7 +146,8 @@ class Gate:
         if not scale.any():
             raise MatchedNothing("gate: none of the features fires on any target or pool text; choose others (`efface features`)")
         scale = torch.where(scale > 0, scale, scale[scale > 0].mean())
-        gate = dataclasses.replace(self, centre=tuple(raw["p"].mean(0).tolist()), scale=tuple(scale.tolist()), calibration=None)
+        own = {"centre": tuple(raw["p"].mean(0).tolist()), "scale": tuple(scale.tolist())} if standardise else {}
+        gate = dataclasses.replace(self, **own, calibration=None)
         scores = {n: gate._standardise(r).numpy() for n, r in raw.items()}
         found = calibrate(scores.get("t", ()), scores["p"], scores.get("n", ()), fpr=fpr, dead_band=dead_band)
         return dataclasses.replace(gate, calibration=found)

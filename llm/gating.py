@@ -1,20 +1,35 @@
-"""A concept's gate: its best features, found on `train`, calibrated on `validation`, judged on `test`."""
+"""A concept's gate: features and weights from `train`, calibrated on `validation`, judged on `test`."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..base.errors import InputError, MatchedNothing
+import numpy as np
+import torch
+
+from ..base.errors import InputError, MatchedNothing, UnknownName
+from ..deactivate.evaluation.auroc import auroc
 from ..deactivate.gate import Gate, GateSource
-from .features import FeatureConfig, features
+from .features import FeatureConfig, Scans, features, scan_pools
 from .pools import general_texts, pool_texts
+from .scanning import check_saes
 
 if TYPE_CHECKING:
     from ..deactivate.concept import Concept
     from ..sae import SAE
     from .host import Host
 
+Weights = Literal["fitted", "equal"]
 N_FEATURES = 8
+"""Features of a gate of equal weights, at most."""
+FEWEST = 30
+"""Target texts in `train` below which `fitted` falls back to equal weights."""
+LEAST_TEXTS = 4
+"""Target texts that a feature must fire on to get a weight."""
+TEXTS = 400
+"""Texts of a pool and split that weights are fitted with, at most."""
+PENALTIES = (0.03, 0.1, 0.3, 1.0)
+"""Inverse strengths of the L1 penalty that are tried."""
 LEAST_SCORE = 0.6
 """Least AUROC on `validation` of a feature that the gate listens to."""
 POOL = 3000
@@ -27,19 +42,41 @@ def concept_gate(
     saes: "Sequence[SAE]",
     *,
     fpr: float = 0.01,
+    weights: Weights = "fitted",
     n_features: int = N_FEATURES,
     seed: int = 0,
 ) -> Gate:
-    """Features found on `train`, ranked on `validation`; standardisation and threshold from `validation` and the general pool.
+    """The gate of one concept, its threshold from `validation` and the general pool.
+
+    Weights `fitted`: an L1 logistic regression of target against neighbours and general texts of `train` on the largest
+    activation of every feature in each text; its penalty is the one whose AUROC on `validation`, against the harder of the
+    two pools, is best. With fewer than 30 target texts, and with `equal`: the `n_features` that detect best on
+    `validation`, 1 each, standardised there.
 
     Raises:
         InputError: More than one concept (gate one edit a concept), or no SAE.
+        UnknownName: Other weights.
         MatchedNothing: No feature carries the concept.
     """
+    if weights not in get_args(Weights):
+        raise UnknownName("weights of a gate", weights, get_args(Weights))
     listed = list(concepts) if isinstance(concepts, Sequence) else [concepts]
     if len(listed) != 1:
         raise InputError(f"a gate stands for one concept, {len(listed)} given; fit and gate one edit each")
     concept = listed[0]
+    fitted = weights == "fitted" and len(pool_texts(concept, "target", "train")) >= FEWEST
+    gate = _fitted(host, concept, saes, seed) if fitted else _best(host, concept, saes, fpr, n_features, seed)
+    return gate.calibrated(
+        host,
+        pool_texts(concept, "target", "validation"),
+        general_texts(concept, "validation", POOL, seed),
+        pool_texts(concept, "neighbours", "validation"),
+        fpr=fpr,
+        standardise=not fitted,
+    )
+
+
+def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", fpr: float, n: int, seed: int) -> Gate:
     report = features(host, concept, saes, FeatureConfig(seed=seed, fpr=fpr), splits=("train", "validation"))
     chosen: dict[str, list[int]] = defaultdict(list)
     carrying = [f for f in report.features if f.score >= LEAST_SCORE]
@@ -47,22 +84,68 @@ def concept_gate(
         raise MatchedNothing(
             f"gate: no feature detects {concept.name!r} with AUROC >= {LEAST_SCORE} on validation; train wider or more SAEs"
         )
-    for f in carrying[:n_features]:
+    for f in carrying[:n]:
         chosen[f.hook_point].append(f.id)
     by_point = {str(s.card["hook_point"]): s for s in saes}
-    gate = Gate([GateSource(by_point[p], tuple(ids)) for p, ids in chosen.items()])
-    return gate.calibrated(
-        host,
-        pool_texts(concept, "target", "validation"),
-        general_texts(concept, "validation", POOL, seed),
-        pool_texts(concept, "neighbours", "validation"),
-        fpr=fpr,
-    )
+    return Gate([GateSource(by_point[p], tuple(ids)) for p, ids in chosen.items()])
+
+
+def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int) -> Gate:
+    places = check_saes(host, saes)
+    scans = scan_pools(host, concept, places, FeatureConfig(texts=TEXTS, seed=seed), ("train", "validation"))
+    ids = {p: _often(scans, p, s.cfg.d_sae) for p, s in places.items()}
+    at = [(p, int(f)) for p, found in ids.items() for f in found]
+    if not at:
+        raise MatchedNothing(f"gate: no feature fires on {LEAST_TEXTS} texts of {concept.name!r}; train wider or more SAEs")
+    train, validation = (_maxima(scans, ids, split) for split in ("train", "validation"))
+    scale = np.sqrt(np.concatenate(list(train.values())).std(0) + 1e-6)
+    weights = max((_logistic(train, scale, c) for c in PENALTIES), key=lambda w: _detects(w, scale, validation or train))
+    if not weights.any():
+        raise MatchedNothing(f"gate: no weight of any feature tells {concept.name!r} from other texts; train wider or more SAEs")
+    used = [i for i in range(len(at)) if weights[i]]
+    sources = [
+        GateSource(places[p], tuple(at[i][1] for i in mine), tuple(float(weights[i]) for i in mine))
+        for p in places
+        if (mine := [i for i in used if at[i][0] == p])
+    ]
+    return Gate(sources, scale=tuple(float(scale[i]) for i in used))
+
+
+def _often(scans: Scans, point: str, d_sae: int) -> torch.Tensor:
+    """Features that fire on enough target texts of `train`."""
+    fires = scans["target", "train"][point].maxima(torch.arange(d_sae)) > 0
+    return (fires.sum(0) >= LEAST_TEXTS).nonzero()[:, 0]
+
+
+def _maxima(scans: Scans, ids: dict[str, torch.Tensor], split: str) -> dict[str, np.ndarray]:
+    """Pool -> largest activation of every feature in each of its texts; pools without texts are left out."""
+    return {
+        pool: np.concatenate([scans[pool, split][p].maxima(found).numpy() for p, found in ids.items()], 1)
+        for pool in ("target", "neighbours", "general")
+        if (pool, split) in scans
+    }
+
+
+def _logistic(pools: dict[str, np.ndarray], scale: np.ndarray, c: float) -> np.ndarray:
+    """Weights of target against the other pools, each pool counted as much as every other one that is not target, target as all."""
+    from sklearn.linear_model import LogisticRegression
+
+    others = [x for name, x in pools.items() if name != "target"]
+    rows = np.concatenate([pools["target"], *others])
+    labels = np.r_[np.ones(len(pools["target"])), np.zeros(sum(map(len, others)))]
+    shares = np.concatenate([np.full(len(x), 1 / len(x) / n) for x, n in [(pools["target"], 1), *((x, len(others)) for x in others)]])
+    model = LogisticRegression(solver="liblinear", l1_ratio=1, C=c, max_iter=300, random_state=0)
+    return model.fit(rows / scale, labels, sample_weight=shares * len(labels) / shares.sum()).coef_[0]
+
+
+def _detects(weights: np.ndarray, scale: np.ndarray, pools: dict[str, np.ndarray]) -> float:
+    """AUROC of target against the harder of the other pools."""
+    scores = {name: (x / scale) @ weights for name, x in pools.items()}
+    return min(auroc(scores["target"].tolist(), s.tolist()).mean for name, s in scores.items() if name != "target")
 
 
 def judge_gate(host: "Host", gate: Gate, concept: "Concept", split: str = "test", seed: int = 0) -> dict[str, Any]:
     """What the gate does on a split it was not made with: AUROCs with intervals, recall, false triggers with Wilson intervals."""
-    from ..deactivate.evaluation.auroc import auroc
     from ..deactivate.evaluation.statistics import wilson
 
     pools = {

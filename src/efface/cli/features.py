@@ -92,6 +92,7 @@ def gate(
     concept: o.OneConcept,
     out: o.Out,
     fpr: Annotated[float, typer.Option("--fpr", help="False-positive rate on the general pool.")] = 0.01,
+    weights: Annotated[str, typer.Option("--weights", help="fitted (logistic regression on train) or equal.")] = "fitted",
     model: o.OptionalModel = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
@@ -106,7 +107,7 @@ def gate(
 
     wanted = Concept.load(concept)
     host, saes = host_and_saes(sae, model, dtype, device)
-    made = concept_gate(host, wanted, saes, fpr=fpr)
+    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights)  # type: ignore[arg-type]
     report = judge_gate(host, made, wanted)
     with new_folder(out) as work:
         made.save(work)
