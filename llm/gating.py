@@ -42,7 +42,7 @@ def concept_gate(
     saes: "Sequence[SAE]",
     *,
     fpr: float = 0.01,
-    weights: Weights = "fitted",
+    weights: str = "fitted",
     n_features: int = N_FEATURES,
     seed: int = 0,
 ) -> Gate:

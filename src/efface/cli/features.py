@@ -107,7 +107,7 @@ def gate(
 
     wanted = Concept.load(concept)
     host, saes = host_and_saes(sae, model, dtype, device)
-    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights)  # type: ignore[arg-type]
+    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights)
     report = judge_gate(host, made, wanted)
     with new_folder(out) as work:
         made.save(work)
