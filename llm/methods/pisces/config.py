@@ -67,16 +67,15 @@ EFFACE: Mapping[str, Any] = {
     "tau": 0.3,
     "mu": 0.3,
     "n_features": 600,
-    "effect_rounds": 5,
+    "effect_rounds": 4,
     "effect_auroc": 0.55,
     "mu_effect": 0.3,
-    "effect_fall": 0.7,
-    "grid_mu": (0.18, 0.22, 0.26, 0.3, 0.36),
+    "grid_mu": (0.18, 0.21, 0.24, 0.27, 0.3),
     "grid_tau": (0.3,),
     "min_kept": 0.92,
     "min_coherence": 0.993,
     "n_probe": 40,
-    "n_effect_texts": 60,
+    "n_effect_texts": 80,
 }
 """Preset `efface`: many features, each changed a little; chosen on `validation` of two concepts on SmolLM2-135M."""
 

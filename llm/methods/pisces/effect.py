@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 KL = 0.03
 """Neutral divergence, nats a token, that counts as one unit of damage."""
-NEIGHBOURS = 0.03
+NEIGHBOURS = 0.1
 """Share of the neighbours' margin that counts as one unit."""
-ITEM = 0.1
+ITEM = 0.3
 """Root mean square, over neighbours' questions, of an item's change (share of the mean margin) that counts as one unit."""
 NOISE = 0.1
 """Standard error of the fall, over the concept's questions, that counts as one unit: what few items cannot show."""
@@ -45,7 +45,7 @@ the mean curvature of the layer."""
 RIDGE = 0.1
 """Share of each candidate's own damage that is added once more, whatever the others do: damage of two edits that seems to cancel
 on the items read need not cancel elsewhere."""
-CANDIDATES = 2000
+CANDIDATES = 1000
 """Candidates among which strengths are shared out: those with the largest fall for their own damage."""
 MAX_TOKENS = 48
 FEWEST = 20
