@@ -12,7 +12,7 @@ from efface.llm.evidence import FeatureEvidence
 from efface.llm.features import FeatureConfig, features
 from efface.llm.methods.pisces import PiscesConfig
 from efface.llm.methods.pisces.fit import fit
-from efface.llm.reporting import used_features, write_evaluation
+from efface.llm.reporting import SHOWN, used_features, write_evaluation
 
 
 @pytest.fixture
@@ -56,3 +56,17 @@ def test_its_report_is_written(cache, host, given, tmp_path):
     text = write_evaluation(tmp_path, host, concept, [given], result).read_text(encoding="utf-8")
     assert "layers.1.mlp_out" in text
     assert "None" not in text
+
+
+def test_of_many_features_the_first_are_shown_and_the_report_says_so(cache, host, tmp_path):
+    concept = magic()
+    saes = [planted_sae(host, n, d_sae=32) for n in (0, 1)]
+    refs = tuple(f"{layer}:{f}:+" for layer in (0, 1) for f in range(15))
+    many = fit(host, [concept], config=PiscesConfig(features=refs, tau=0.4, mu=1.0), saes=saes)
+    result = evaluate(host, [many], concept, config=SuiteConfig(texts=2, continuations=0, draws=0))
+    text = write_evaluation(tmp_path / "many", host, concept, [many], result).read_text(encoding="utf-8")
+    assert f"30 features, of which the first {SHOWN} are shown" in text
+    few = fit(host, [concept], config=PiscesConfig(features=refs[:SHOWN], tau=0.4, mu=1.0), saes=saes)
+    whole = write_evaluation(tmp_path / "few", host, concept, [few], result).read_text(encoding="utf-8")
+    assert "are shown" not in whole
+    assert text.count("layers.1.mlp_out") == whole.count("layers.1.mlp_out") == SHOWN - 15

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -128,3 +129,28 @@ def test_bad_input_is_refused_before_anything_is_counted(cache):
     assert not (cache / "looks").exists()
     with pytest.raises(InputError, match="texts"):
         SuiteConfig(texts=0)
+
+
+def test_only_the_controls_asked_for_are_drawn(cache):
+    host, concept = tiny_host(), magic()
+    saes = [planted_sae(host, layer) for layer in (0, 1)]
+    edit = fit(host, [concept], config=GIVEN, saes=saes)
+    for controls in (("random features",), ("random directions",), ()):
+        config = dataclasses.replace(SMALL, continuations=0, draws=1, controls=controls)
+        rows = [r.name for r in evaluate(host, [edit], concept, "validation", saes=saes, config=config).rows]
+        assert rows == ["base", "pisces", "string filter", *controls]
+
+
+def test_random_features_take_over_the_strengths_of_those_they_stand_for():
+    host = tiny_host()
+    saes = [planted_sae(host, layer) for layer in (0, 1)]
+    weak = PiscesConfig(features=("1:0:+:0.25", "0:0:+"), tau=0.4, mu=4.0)
+    edit = fit(host, [magic()], config=weak, saes=saes)
+    drawn = RandomFeatures(host, edit, saes, magic()).draw(1)
+    for name, delta in edit.parts[0].deltas.items():
+        torch.testing.assert_close(norms(drawn.parts[0].deltas[name], False), norms(delta, False), rtol=1e-3, atol=1e-4)
+    strong = fit(host, [magic()], config=dataclasses.replace(weak, features=("1:0:+", "0:0:+")), saes=saes)
+    name = next(n for n in edit.parts[0].deltas if ".1." in n)
+    torch.testing.assert_close(
+        norms(strong.parts[0].deltas[name], False), 4 * norms(edit.parts[0].deltas[name], False), rtol=1e-3, atol=1e-4
+    )

@@ -118,7 +118,8 @@ class PiscesConfig:
     Unset: the preset's.
     """
     features: tuple[str, ...] = ()
-    """Features to edit as layer:id:+ or layer:id:-, where they are known. Empty: found from the concept."""
+    """Features to edit as layer:id:+ or layer:id:-, where they are known (all of them; a strength may follow). Empty: found
+    from the concept."""
     n_features: int = 8
     """How many features to edit, best first, over all layers. Authors: 4 to 11."""
     topk: int = 30

@@ -167,7 +167,8 @@ def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config
 
     Settings are those that do best on `validation`.
     """
-    wanted = max([config.n_features, *config.grid_n]) if config.search and config.grid_n else config.n_features
+    most = max([config.n_features, *config.grid_n]) if config.search and config.grid_n else config.n_features
+    wanted = len(config.refs) or most
     if config.selection_or_default == "effect" and not config.refs:
         return _plan_by_effect(host, concept, by_layer, config, preserve, wanted)
     ranked = candidates(host, concept, by_layer, config, preserve)
