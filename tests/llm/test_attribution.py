@@ -17,9 +17,10 @@ from efface.llm.evidence import FeatureEvidence
 from efface.llm.host import Host
 from efface.llm.methods.pisces import PiscesConfig, effect
 from efface.llm.methods.pisces.config import EFFACE
-from efface.llm.methods.pisces.effect import Evidence, Layer, Strengths, gather
+from efface.llm.methods.pisces.effect import gather
 from efface.llm.methods.pisces.fit import fit, plan, reference
-from efface.llm.methods.pisces.strengths import least_damage
+from efface.llm.methods.pisces.least_damage import least_damage
+from efface.llm.methods.pisces.strengths import Evidence, Layer, Strengths
 from efface.llm.methods.pisces.surgery import saes_by_layer, trial
 from efface.sae import SAE
 
