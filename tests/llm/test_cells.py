@@ -1,0 +1,76 @@
+"""The cell that grids of erasers are made of, run as `efface bench` runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from planted import magic_values, planted_sae
+from tiny import tiny_host
+
+from efface.base.errors import EffaceError
+from efface.cli.main import run
+from efface.deactivate.edit import Edit
+from efface.deactivate.evaluation import Result
+from efface.llm.evaluation.cells import erasure, figures
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> dict[str, object]:
+    """Inputs of a cell on a tiny model."""
+    host = tiny_host()
+    host.model.save_pretrained(tmp_path / "model")
+    host.tokenizer.save_pretrained(tmp_path / "model")
+    for layer in (0, 1):
+        planted_sae(host, layer).save(tmp_path / "saes" / f"layers.{layer}.mlp_out")
+    (tmp_path / "magic.json").write_text(json.dumps(magic_values()))
+    return {
+        "model": str(tmp_path / "model"), "concept": str(tmp_path / "magic.json"), "eraser": "pisces", "sae": str(tmp_path / "saes"),
+        "set": {"features": ["1:0:+"], "tau": 0.4, "mu": 4.0}, "draws": 2, "texts": 4, "max_tokens": 16,
+    }  # fmt: skip
+
+
+def test_a_grid_of_erasers_runs_and_is_not_run_again(cache, ground, tmp_path, capsys) -> None:
+    axes = {"layers": [[0, 1], [1]]}
+    grid = {"format": 1, "cell": "efface.llm.evaluation.cells:erasure", "axes": axes, "common": ground}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    line = ["bench", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"), "--json"]
+    assert run(line) == 0
+    first = json.loads(capsys.readouterr().out)
+    edits = sorted((tmp_path / "out").rglob("edit.json"))
+    stamps = [p.stat().st_mtime_ns for p in edits]
+    assert len(edits) == 2
+    assert run(line) == 0
+    assert json.loads(capsys.readouterr().out)["cells"] == first["cells"]
+    assert [p.stat().st_mtime_ns for p in edits] == stamps
+
+
+def test_its_figures_are_those_of_the_result(cache, ground, tmp_path) -> None:
+    found = erasure(ground, tmp_path / "work")
+    result = Result.load(tmp_path / "work" / "result.json")
+    base, edited, random = (result.row(n).metrics for n in ("base", "pisces", "random features"))
+    assert found["unseen margin lost"] == pytest.approx(1 - edited["margin_unseen"].mean / base["margin_unseen"].mean)
+    assert found["neighbours lost"] == pytest.approx(1 - edited["neighbours_margin"].mean / base["neighbours_margin"].mean)
+    assert found["random features: unseen margin lost"] == pytest.approx(1 - random["margin_unseen"].mean / base["margin_unseen"].mean)
+    low, high = (found[f"fall - 3 x random features, unseen, {k}"] for k in ("low", "high"))
+    assert low < high
+    assert figures(result)["perplexity"] == found["perplexity"]
+    assert Edit.load(tmp_path / "work" / "edit").eraser == "pisces"
+
+
+def test_an_edit_that_was_fitted_before_an_interrupt_is_used(cache, ground, tmp_path, monkeypatch) -> None:
+    erasure(ground, tmp_path / "work")
+    (tmp_path / "work" / "result.json").unlink()
+    monkeypatch.setattr("efface.deactivate.erase.erase", lambda *a, **k: pytest.fail("fitted again"))
+    assert "unseen margin lost" in erasure(ground, tmp_path / "work")
+
+
+def test_without_saes_the_control_is_random_directions(cache, ground, tmp_path) -> None:
+    erasure(ground, tmp_path / "work")
+    assert "random directions: unseen margin lost" in erasure({**ground, "sae": ""}, tmp_path / "work")
+
+
+@pytest.mark.parametrize(("change", "says"), [({"modle": "x"}, "model"), ({"eraser": "piscis"}, "pisces"), ({"concept": "owls"}, "owls")])
+def test_bad_inputs_are_named(cache, ground, tmp_path, change, says) -> None:
+    with pytest.raises(EffaceError, match=says):
+        erasure({**ground, **change}, tmp_path / "work")
