@@ -132,8 +132,8 @@ def _tapped(
         for layer, (h, g) in read.items():
             hidden[layer].append(h[keep])
             gradient[layer].append(g[keep])
-    everything = ({x: torch.cat(parts) for x, parts in found.items()} for found in (hidden, gradient))
-    return Taps(*everything, torch.cat(items), n, value)
+    H, G = ({x: torch.cat(parts) for x, parts in found.items()} for found in (hidden, gradient))
+    return Taps(H, G, torch.cat(items), n, value)
 
 
 def _pass(

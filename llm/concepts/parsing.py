@@ -80,8 +80,13 @@ def parse(path: Path) -> Source:
             del sections[name][seen]
     items, near, more, more_near = (tuple(_item(path, n, x) for n, x in sections[s].values()) for s in (*SECTIONS[:2], *TRAINING[:2]))
     texts, more_texts = ([tuple(x for _, x in sections[s].values()) for s in names] for names in (SECTIONS[2:], TRAINING[2:]))
-    lists = (_list(headers["tokens"], ","), _list(headers["synonyms"], ";"), _list(headers["neighbours"], ","))
-    return Source(headers["name"], headers["kind"], *lists, items, near, *texts, more, more_near, *more_texts)
+    tokens, synonyms, neighbours = (_list(headers[h], sign) for h, sign in (("tokens", ","), ("synonyms", ";"), ("neighbours", ",")))
+    sentences, near_sentences, relearn = texts
+    more_sentences, more_near_sentences = more_texts
+    return Source(
+        headers["name"], headers["kind"], tokens, synonyms, neighbours, items, near, sentences, near_sentences, relearn,
+        more, more_near, more_sentences, more_near_sentences,
+    )  # fmt: skip
 
 
 def _list(value: str, separator: str) -> tuple[str, ...]:

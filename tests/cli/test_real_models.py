@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("model", ["smollm2", "gemma3-270m"])
@@ -18,11 +18,13 @@ def test_the_commands_work_on(model: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-2000:]}"
         return done.stdout
 
+    def settings(*pairs: str) -> list[str]:
+        return [word for pair in pairs for word in ("--set", pair)]
+
     assert model in efface("models")
     assert "pisces" in efface("methods")
     points = "layers.4.mlp_out,layers.6.mlp_out"
-    efface("train", "--model", model, "--at", points, "--out", "saes", "--tokens", 8192, "--d-sae", 1024, "--set", "batch=512", "lr=0.001")
-    efface(
+    train = (
         "train",
         "--model",
         model,
@@ -34,20 +36,19 @@ def test_the_commands_work_on(model: str, tmp_path: Path) -> None:
         8192,
         "--d-sae",
         1024,
-        "--set",
-        "batch=512",
-        "lr=0.001",
-        "--resume",
+        *settings("batch=512", "lr=0.001"),
     )
-    found = json.loads(efface("features", "--sae", "saes", "--concept", "baseball", "--set", "texts=20", "--json"))
+    efface(*train)
+    efface(*train, "--resume")
+    found = json.loads(efface("features", "--sae", "saes", "--concept", "baseball", "--json"))
     assert found["features"]
     efface("gate", "--sae", "saes", "--concept", "baseball", "--out", "gate")
-    few = ("texts=20", "n_effect=20", "n_effect_texts=10", "effect_rounds=1", "n_features=40")
-    efface("erase", "pisces", "--model", model, "--concept", "baseball", "--sae", "saes", "--out", "edit", "--set", "preset=efface", *few)
-    result = "result", "--concept", "baseball", "--edit", "edit", "--sae", "saes", "--set", "texts=4", "draws=1", "continuations=0"
+    few = settings("preset=efface", "texts=20", "n_effect=20", "n_effect_texts=10", "effect_rounds=1", "n_features=40")
+    efface("erase", "pisces", "--model", model, "--concept", "baseball", "--sae", "saes", "--out", "edit", *few)
+    result = "result", "--concept", "baseball", "--edit", "edit", "--sae", "saes", *settings("texts=4", "draws=1", "continuations=0")
     efface("eval", "--model", model, "--out", *result)
     assert (tmp_path / "result" / "report.html").is_file()
-    efface("eval", "--model", model, "--out", "base", "--concept", "baseball", "--set", "texts=4", "draws=1", "continuations=0")
+    efface("eval", "--model", model, "--out", "base", "--concept", "baseball", *settings("texts=4", "draws=1", "continuations=0"))
     assert "pisces" in efface("compare", "result", "base")
     efface("apply", "edit", "--model", model, "--out", "edited")
     efface("undo", "--model", "edited", "--out", "undone")

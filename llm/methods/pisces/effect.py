@@ -99,14 +99,15 @@ def gather(
     texts = [cut_text(host, t, MAX_TOKENS) for t in general_texts(concept, "train", config.n_effect_texts, config.seed)]
     if not texts:
         raise InputError(f"concept {concept.name!r} has no general texts in train, which selection=effect reads; add some")
-    taps = [question_taps(host, layers, questions, concept.form) for questions in (own, near)]
+    of_own, of_near = (question_taps(host, layers, questions, concept.form) for questions in (own, near))
     if bases is None:
-        for name, tap in zip(("questions", "neighbour_questions"), taps, strict=True):
+        for name, tap in (("questions", of_own), ("neighbour_questions", of_near)):
             if float(tap.value.mean()) <= 0:
                 raise InputError(
                     f"selection=effect: {host.name} has no positive margin on the {name} of {concept.name!r}; nothing can fall"
                 )
-    return Evidence(*taps, text_taps(host, layers, texts, config.seed), *(bases or (t.value for t in taps)))
+    base_own, base_near = bases or (of_own.value, of_near.value)
+    return Evidence(of_own, of_near, text_taps(host, layers, texts, config.seed), base_own, base_near)
 
 
 def _questions(concept: "Concept", name: str, most: int) -> "list[Question]":

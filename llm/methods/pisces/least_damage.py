@@ -67,6 +67,7 @@ def _minimum(A: Tensor, b: Tensor, start: Tensor, step: float) -> Tensor:
 def _largest(A: Tensor) -> float:
     """A little more than the largest eigenvalue of a symmetric A >= 0 (power iteration)."""
     x = torch.ones(len(A), dtype=A.dtype) + torch.arange(len(A), dtype=A.dtype) / max(len(A), 1)
+    norm = 0.0
     for _ in range(50):
         x = A @ x
         norm = float(x.norm())
