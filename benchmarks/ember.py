@@ -1,7 +1,7 @@
 """Concept files from the data of EMBER, for the tier of patience (a model of 1.5 billion parameters).
 
     python benchmarks/ember.py --data DIR --out concepts/ [--concept "Harry Potter" Baseball "Ancient Rome"] [--checked FILE]
-    python benchmarks/erasure.py --model qwen-coder-1.5b --sae SAES --concept concepts/harry-potter.json …
+    efface bench benchmarks/pisces_ember.yaml --out DIR
 
 DIR holds EMBER's `mc_questions.json`, `concept_sentences.json` and `relearn_paragraphs.json`. Its 50 `train` questions are split 25 / 25 into
 `train` and `validation`; `test` stays whole. Of 300 sentences the first hundred are `train`, the next `validation`, the last `test`: train and
