@@ -105,7 +105,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
         preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,),
         mu=config.mu, mu_effect=config.mu, grid_mu=tuple(config.mu * s for s in config.scales),
-        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=100,
+        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=100, n_probe=40,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:

@@ -226,10 +226,13 @@ def test_packaged_concepts_keep_their_promises(name: str) -> None:
     concept = Concept.load(name)
     assert concept.form == "cloze"
     sizes = {s: len(q) for s, q in concept.questions.items()}
-    assert (sizes["train"], sizes["validation"]) == (30, 30)
+    near = {s: len(q) for s, q in concept.neighbour_questions.items()}
+    assert sizes["train"] >= 100
+    assert sizes["validation"] >= 50
     assert sizes["test"] >= 60
-    assert len(concept.neighbour_questions["validation"]) == 30
-    assert len(concept.neighbour_questions["test"]) >= 60
+    assert near["train"] >= 90
+    assert near["validation"] >= 50
+    assert near["test"] >= 60
     assert sum(map(len, concept.target.values())) >= 150
     assert sum(map(len, concept.neighbours.values())) >= 150
     assert len(concept.tokens) >= 5

@@ -73,8 +73,8 @@ EFFACE: Mapping[str, Any] = {
     "grid_mu": (0.18, 0.21, 0.24, 0.27, 0.3, 0.36, 0.43),
     "grid_tau": (0.3,),
     "min_kept": 0.92,
-    "min_coherence": 0.993,
-    "n_probe": 40,
+    "min_coherence": 0.9915,
+    "n_probe": 120,
     "n_effect_texts": 80,
 }
 """Preset `efface`: many features, each changed a little; chosen on `validation` of two concepts on SmolLM2-135M."""
