@@ -54,7 +54,7 @@ class DemoConfig:
     """Features edited, at most."""
     rounds: int = 2
     """How often their effects are read."""
-    questions: int = 120
+    questions: int = 80
     """Questions, a pool, whose margins the effects are read of."""
     tau: float = 0.3
     """Row threshold."""
@@ -62,7 +62,7 @@ class DemoConfig:
     """Texts that the base writes on, scored before and after."""
     mu: float = 0.3
     """Strength at which effects are predicted."""
-    scales: tuple[float, ...] = (0.6, 0.8, 1.0, 1.25, 1.5)
+    scales: tuple[float, ...] = (0.6, 0.8, 1.0, 1.25)
     """Scales of the strengths found that are tried on validation."""
     seed: int = 0
     """Of everything."""
@@ -105,7 +105,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
         preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,),
         mu=config.mu, mu_effect=config.mu, grid_mu=tuple(config.mu * s for s in config.scales),
-        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=100, n_probe=40,
+        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=60, n_probe=40,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:
