@@ -70,7 +70,7 @@ class DemoConfig:
 
 QUICK = DemoConfig(
     layers=(4, 6), tokens=16_000, steps=200, batch=512, d_sae=2304, read=30, draws=1, texts=12,
-    features=40, rounds=1, questions=30, scales=(0.7, 1.0, 1.4), continuations=4,
+    features=40, rounds=1, questions=20, scales=(0.7, 1.0), continuations=4,
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -105,7 +105,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
         preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,),
         mu=config.mu, mu_effect=config.mu, grid_mu=tuple(config.mu * s for s in config.scales),
-        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=60, n_probe=40,
+        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=2 * config.texts, n_probe=config.texts,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:
