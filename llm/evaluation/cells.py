@@ -6,6 +6,7 @@ axes: {concept: [baseball, dogs], eraser: [pisces]}
 common: {model: smollm2, sae: SAES, split: test, set: {preset: efface, search: true}}
 """
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     host, saes = _loaded(cell.model, cell.dtype, cell.sae, cell.layers)
     concept = Concept.load(cell.concept)
     started = time.perf_counter()
+    if (work / "edit").is_dir() and dict(Edit.load(work / "edit").concepts[0])["digest"] != concept.digest:
+        shutil.rmtree(work / "edit")  # the concept file has changed since
     if not (work / "edit").is_dir():
         edit = erase(cell.eraser, host, [concept], saes, seed=cell.seed, **settings)
         edit.save(work / "edit")

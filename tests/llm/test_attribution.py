@@ -146,6 +146,25 @@ def test_strengths_spare_what_neighbours_feel_and_do_not_count_items_that_fell_a
     assert unhurt.value[1][1] == 0
 
 
+def test_spread_is_the_form_it_says_and_weighs_against_large_changes() -> None:
+    gen = torch.Generator().manual_seed(0)
+    Q, D, root = torch.randn(6, 4, generator=gen), torch.randn(4, 3, generator=gen), torch.randn(6, 6, generator=gen)
+    layer = Layer(torch.arange(4), -torch.ones(4), Q, D, -torch.ones(2, 4), torch.zeros(2, 4), torch.zeros(1, 4), root @ root.T)
+    v = torch.rand(4, generator=gen)
+    change = (Q * v) @ D
+    torch.testing.assert_close(v @ layer.spread(torch.arange(4)) @ v, torch.trace(change.T @ layer.metric @ change))
+    torch.testing.assert_close(layer.own_spread(), layer.spread(torch.arange(4)).diagonal())
+    taps = [Taps({}, {}, torch.zeros(0, dtype=torch.int64), 2, torch.ones(2)) for _ in range(3)]
+    evidence = Evidence(*taps, torch.ones(2), torch.ones(2))
+    layers = {1: layer, 2: dataclasses.replace(layer, Q=10 * Q)}  # the same fall at a hundred times the spread
+    after = Strengths.none({1: layer.ids, 2: layer.ids}).next(layers, evidence, 0.2, 9)
+    assert after.value[1].sum() > 20 * after.value[2].sum()
+    sure = dataclasses.replace(layer, own=torch.tensor([[-1.0, -2.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]), metric=1e-4 * torch.eye(6))
+    sure = dataclasses.replace(sure, Q=torch.ones(6, 4), D=torch.ones(4, 3))
+    steady = Strengths.none({1: layer.ids}).next({1: sure}, evidence, 0.2, 9).value[1]
+    assert steady[0] > 2 * steady[1]  # the same mean fall, but one question alone bears it
+
+
 def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
     host, concept = trained_host(), magic()
     config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_fall=0.03, effect_rounds=1)

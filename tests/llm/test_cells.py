@@ -10,6 +10,7 @@ from tiny import tiny_host
 
 from efface.base.errors import EffaceError
 from efface.cli.main import run
+from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
 from efface.deactivate.evaluation import Result
 from efface.llm.evaluation.cells import erasure, figures
@@ -63,6 +64,14 @@ def test_an_edit_that_was_fitted_before_an_interrupt_is_used(cache, ground, tmp_
     (tmp_path / "work" / "result.json").unlink()
     monkeypatch.setattr("efface.deactivate.erase.erase", lambda *a, **k: pytest.fail("fitted again"))
     assert "unseen margin lost" in erasure(ground, tmp_path / "work")
+
+
+def test_an_edit_of_another_state_of_the_concept_file_is_not_used(cache, ground, tmp_path) -> None:
+    erasure(ground, tmp_path / "work")
+    (tmp_path / "magic.json").write_text(json.dumps({**magic_values(), "tokens": [" wizard"]}))
+    erasure(ground, tmp_path / "work")
+    now = Concept.load(tmp_path / "magic.json")
+    assert dict(Edit.load(tmp_path / "work" / "edit").concepts[0])["digest"] == now.digest
 
 
 def test_without_saes_the_control_is_random_directions(cache, ground, tmp_path) -> None:
