@@ -75,7 +75,7 @@ class RandomFeatures:
             raise MatchedNothing(
                 f"control «random features»: layer {layer} has {len(pool)} other features that fire, {len(own)} are needed"
             )
-        drawn = [FeatureRef(layer, i, r.direction, r.strength) for i, r in zip(rng.sample(pool, len(own)), own, strict=True)]
+        drawn = [FeatureRef(layer, i, r.direction) for i, r in zip(rng.sample(pool, len(own)), own, strict=True)]
         (Q0, D0), (Q, D) = self._factors(layer, own, tau, mu), self._factors(layer, drawn, tau, mu)
         wanted, have = Q0.norm(dim=0) * D0.norm(dim=1), Q.norm(dim=0) * D.norm(dim=1)
         return Q * (wanted / have.clamp_min(1e-30)), D

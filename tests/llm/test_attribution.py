@@ -16,12 +16,12 @@ from efface.llm.evaluation.scoring import score_questions
 from efface.llm.evidence import FeatureEvidence
 from efface.llm.host import Host
 from efface.llm.methods.pisces import PiscesConfig, effect
-from efface.llm.methods.pisces.config import EFFACE
-from efface.llm.methods.pisces.effect import gather
-from efface.llm.methods.pisces.fit import fit, plan, reference
+from efface.llm.methods.pisces.config import EFFACE, FeatureRef
+from efface.llm.methods.pisces.effect import candidates, gather
+from efface.llm.methods.pisces.fit import fit, neuron_signs, plan, reference
 from efface.llm.methods.pisces.least_damage import least_damage
-from efface.llm.methods.pisces.strengths import Evidence, Layer, Strengths
-from efface.llm.methods.pisces.surgery import saes_by_layer, trial
+from efface.llm.methods.pisces.strengths import RIDGE, Evidence, Layer, Strengths
+from efface.llm.methods.pisces.surgery import layer_problem, saes_by_layer, trial
 from efface.sae import SAE
 
 
@@ -163,6 +163,29 @@ def test_spread_is_the_form_it_says_and_weighs_against_large_changes() -> None:
     sure = dataclasses.replace(sure, Q=torch.ones(6, 4), D=torch.ones(4, 3))
     steady = Strengths.none({1: layer.ids}).next({1: sure}, evidence, 0.2, 9).value[1]
     assert steady[0] > 2 * steady[1]  # the same mean fall, but one question alone bears it
+
+
+def test_damage_that_cancels_is_trusted_less_than_wholly() -> None:
+    layer = Layer(
+        torch.arange(2), -torch.ones(2), torch.ones(2, 2), torch.ones(2, 1), torch.tensor([[-1.0, 0.0], [-1.0, 0.0]]),
+        torch.tensor([[-0.3, 0.3], [-0.3, 0.3]]), torch.zeros(1, 2), torch.zeros(2, 2),
+    )  # fmt: skip
+    taps = [Taps({}, {}, torch.zeros(0, dtype=torch.int64), 2, torch.ones(2)) for _ in range(3)]
+    taken = Strengths.none({1: layer.ids}).next({1: layer}, Evidence(*taps, torch.ones(2), torch.ones(2)), 0.2, 9).value[1]
+    assert float(taken[1] / taken[0]) == pytest.approx(1 / (1 + RIDGE), rel=0.01)  # without the ridge: 1, and no harm is seen at all
+
+
+def test_a_sign_in_force_is_kept_where_the_other_would_lower_the_margin_more() -> None:
+    host, concept, config = trained_host(), magic(), PiscesConfig(preset="efface", tau=0.3)
+    sae, ids = planted_sae(host, 1), torch.arange(6)
+    signs = neuron_signs(host, concept, [1], config)[1]
+    problem = layer_problem(host, sae, [FeatureRef(1, int(f)) for f in ids], signs, config)
+    evidence = gather(host, concept, [1], config)
+    free = candidates(problem, ids, evidence, 1, config, torch.zeros(6))
+    kept = candidates(problem, ids, evidence, 1, config, torch.cat([-free.sigma[:3], torch.zeros(3)]))
+    assert kept.sigma.tolist() == [*(-free.sigma[:3]).tolist(), *free.sigma[3:].tolist()]
+    assert (kept.own[:, :3].mean(0) > free.own[:, :3].mean(0)).all()
+    torch.testing.assert_close(kept.own[:, 3:], free.own[:, 3:])
 
 
 def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
