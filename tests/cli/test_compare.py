@@ -43,3 +43,15 @@ def test_an_unknown_field_names_the_nearest(two, capsys):
     assert "versions" in capsys.readouterr().err
     assert run(["compare", two[0], "nowhere.json"]) == 2
     assert "nowhere.json" in capsys.readouterr().err
+
+
+def test_two_results_of_one_name_are_told_apart_by_where_they_lie(tmp_path, capsys):
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+        result("baseball", margin=0.5 if place == "first" else 0.7).save(tmp_path / place / "result.json")
+    assert run(["compare", str(tmp_path / "first"), str(tmp_path / "second" / "result.json")]) == 0
+    out = capsys.readouterr().out
+    assert f"baseball ({tmp_path / 'first'})" in out
+    assert f"baseball ({tmp_path / 'second' / 'result'})" in out
+    assert run(["compare", str(tmp_path / "first"), str(tmp_path / "first")]) == 2
+    assert "differ" in capsys.readouterr().err

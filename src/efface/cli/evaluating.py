@@ -54,12 +54,21 @@ def compare(
     ] = [],  # noqa: B006
     as_json: o.Json = False,
 ) -> None:
-    """Results side by side; refuses protocol cards that differ, but for fields named with --ignore."""
+    """Results side by side; refuses protocol cards that differ, but for fields named with --ignore.
+
+    Results of one name (two edits of one concept) are told apart by where they lie.
+    """
+    import dataclasses
+    from collections import Counter
+
     from ..deactivate.evaluation.compare import compare as compare_results
     from ..deactivate.evaluation.results import Result
 
     loaded = [Result.load(p / "result.json" if p.is_dir() else p) for p in results]
-    table = compare_results(loaded, ignore=ignore)
+    often = Counter(r.name for r in loaded)
+    places = [p if p.is_dir() else p.with_suffix("") for p in results]
+    named = [dataclasses.replace(r, name=f"{r.name} ({p})") if often[r.name] > 1 else r for r, p in zip(loaded, places, strict=True)]
+    table = compare_results(named, ignore=ignore)
     o.emit(table.to_json(), table.plain(), as_json)
 
 
