@@ -70,7 +70,7 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     host, saes = _loaded(cell.model, cell.dtype, cell.sae, cell.layers)
     concept = Concept.load(cell.concept)
     started = time.perf_counter()
-    if (work / "edit").is_dir() and dict(Edit.load(work / "edit").concepts[0])["digest"] != concept.digest:
+    if (work / "edit").is_dir() and Edit.load(work / "edit").concept_digests != [concept.digest]:
         shutil.rmtree(work / "edit")  # the concept file has changed since
     if not (work / "edit").is_dir():
         edit = erase(cell.eraser, host, [concept], saes, seed=cell.seed, **settings)
