@@ -1,21 +1,24 @@
 """A concept's gate: features and weights from `train`, calibrated on `validation`, judged on `test`."""
 
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from ..base.errors import InputError, MatchedNothing, UnknownName
+from ..deactivate.concept import Record
 from ..deactivate.evaluation.auroc import auroc
 from ..deactivate.gate import Gate, GateSource
 from .features import FeatureConfig, Scans, features, scan_pools
-from .pools import general_texts, pool_texts
+from .pools import Pool, general_texts, pool_texts
 from .scanning import check_saes
 
 if TYPE_CHECKING:
-    from ..deactivate.concept import Concept
+    from ..deactivate.concept import Concept, Question
     from ..sae import SAE
     from .host import Host
 
@@ -27,8 +30,8 @@ FEWEST = 30
 LEAST_TEXTS = 4
 """Target texts that a feature must fire on to get a weight."""
 TEXTS = 400
-"""Texts of a pool and split that weights are fitted with, at most."""
-PENALTIES = (0.03, 0.1, 0.3, 1.0)
+"""General texts of a split that weights are fitted with, at most. Of target and neighbours all are read."""
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Inverse strengths of the L1 penalty that are tried."""
 LEAST_SCORE = 0.6
 """Least AUROC on `validation` of a feature that the gate listens to."""
@@ -48,8 +51,8 @@ def concept_gate(
 ) -> Gate:
     """The gate of one concept, its threshold from `validation` and the general pool.
 
-    Weights `fitted`: an L1 logistic regression of target against neighbours and general texts of `train` on the largest
-    activation of every feature in each text; its penalty is the one whose AUROC on `validation`, against the harder of the
+    Weights `fitted`: an L1 logistic regression of target against neighbours and general texts of `train` (questions with their
+    answers are texts too) on the largest activation of every feature in each text; its penalty is the one whose AUROC on `validation`, against the harder of the
     two pools, is best. With fewer than 30 target texts, and with `equal`: the `n_features` that detect best on
     `validation`, 1 each, standardised there.
 
@@ -92,7 +95,8 @@ def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", fpr: float, n
 
 def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int) -> Gate:
     places = check_saes(host, saes)
-    scans = scan_pools(host, concept, places, FeatureConfig(texts=TEXTS, seed=seed), ("train", "validation"))
+    read = _with_questions(concept, seed)
+    scans = scan_pools(host, read, places, FeatureConfig(texts=sys.maxsize, seed=seed), ("train", "validation"))
     ids = {p: _often(scans, p, s.cfg.d_sae) for p, s in places.items()}
     at = [(p, int(f)) for p, found in ids.items() for f in found]
     if not at:
@@ -109,6 +113,22 @@ def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int) 
         if (mine := [i for i in used if at[i][0] == p])
     ]
     return Gate(sources, scale=tuple(float(scale[i]) for i in used))
+
+
+def _with_questions(concept: "Concept", seed: int) -> "Concept":
+    """The concept with its `train` questions, answered, among the `train` texts, and a choice of general texts."""
+
+    def texts(pool: Pool, questions: "Mapping[str, Sequence[Question]]") -> dict[str, tuple[str, ...]]:
+        told = (f"{q.q.strip()} {q.answer.strip()}" for q in questions.get("train", ()))
+        return {"train": (*pool_texts(concept, pool, "train"), *told), "validation": (*pool_texts(concept, pool, "validation"),)}
+
+    target = texts("target", concept.questions)
+    return replace(
+        concept,
+        records={split: tuple(map(Record, lines)) for split, lines in target.items()},
+        neighbours=texts("neighbours", concept.neighbour_questions),
+        general={split: tuple(general_texts(concept, split, TEXTS, seed)) for split in ("train", "validation")},
+    )
 
 
 def _often(scans: Scans, point: str, d_sae: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ SENTENCES = {"train": 60, "validation": 40}
 NEIGHBOURS = {"train": 50, "validation": 40}
 RELEARN = 3
 """How many sentences a relearn paragraph weighs in the choice of the reserved answers."""
-MORE_VALIDATION = 1 / 4
+MORE_VALIDATION = 1 / 6
 """Share of the training sections that goes into `validation`, the rest into `train`."""
 UNSEEN = 0.55
 """Share of the test items whose answers are reserved: half is promised, the rest is room."""

@@ -124,10 +124,10 @@ def test_training_sections_leave_the_test_set_as_it_is_and_hold_no_unseen_answer
     sentences = (*(f"Of m{i} it speaks." for i in range(20)), f"It tells of {secret}.")
     source = dataclasses.replace(source, training_sentences=sentences, training_neighbour_sentences=sentences)
     splits = extended(plain, source, [*more, *told], [*more, *told])
-    assert {s: len(x) for s, x in splits.items.items()} == {"train": 60, "validation": 40, "test": 140}
-    assert {s: len(x) for s, x in splits.neighbour_items.items()} == {"train": 32, "validation": 40, "test": 70}
-    assert {s: len(x) for s, x in splits.sentences.items()} == {"train": 75, "validation": 45, "test": 80}
-    assert {s: len(x) for s, x in splits.neighbour_sentences.items()} == {"train": 66, "validation": 45, "test": 90}
+    assert {s: len(x) for s, x in splits.items.items()} == {"train": 63, "validation": 37, "test": 140}
+    assert {s: len(x) for s, x in splits.neighbour_items.items()} == {"train": 35, "validation": 37, "test": 70}
+    assert {s: len(x) for s, x in splits.sentences.items()} == {"train": 77, "validation": 43, "test": 80}
+    assert {s: len(x) for s, x in splits.neighbour_sentences.items()} == {"train": 67, "validation": 44, "test": 90}
     for pool in ("items", "neighbour_items", "sentences", "neighbour_sentences"):
         assert getattr(splits, pool)["test"] == getattr(plain, pool)["test"]
         assert getattr(splits, pool)["validation"][: len(getattr(plain, pool)["validation"])] == getattr(plain, pool)["validation"]

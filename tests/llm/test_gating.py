@@ -86,3 +86,15 @@ def test_bad_requests_are_named() -> None:
         concept_gate(host, magic(), [planted_sae(host)], weights="fited")
     with pytest.raises(InputError, match="one concept"):
         concept_gate(host, [magic(), magic()], [planted_sae(host)])
+
+
+def test_answered_questions_of_train_are_texts_of_train_and_of_no_other_split() -> None:
+    concept = magic()
+    read = gating._with_questions(concept, 0)
+    for pool, questions in (("target", concept.questions), ("neighbours", concept.neighbour_questions)):
+        told = [f"{q.q} {q.answer}" for q in questions["train"]]
+        before, after = getattr(concept, pool), getattr(read, pool)
+        assert told
+        assert after["train"] == (*before["train"], *told)
+        assert after["validation"] == before["validation"]
+        assert not after.get("test")
