@@ -16,7 +16,7 @@ from torch import Tensor
 from ..base.errors import MatchedNothing
 from .evaluation.scoring import TEMPLATES
 from .hooks import attach
-from .logprobs import ScoredRow, batched, scored_rows
+from .logprobs import ScoredRow, batched, forward_inputs, scored_rows
 
 if TYPE_CHECKING:
     from ..deactivate.concept import Question
@@ -72,7 +72,7 @@ def question_taps(host: "Host", layers: Sequence[int], questions: "Sequence[Ques
 
     def margins(hidden: Tensor, batch: list[ScoredRow]) -> Tensor:
         reads = [(b, *read) for b, row in enumerate(batch) for read in row.reads]
-        at = torch.tensor([(b, start + n) for b, _, start, targets in reads for n in range(len(targets))], device=hidden.device)
+        at = torch.tensor([(b, place) for b, _, places, _ in reads for place in places], device=hidden.device)
         wanted = torch.tensor([t for *_, targets in reads for t in targets], device=hidden.device)
         share = torch.tensor([weights[i] / len(targets) for _, i, _, targets in reads for _ in targets], device=hidden.device)
         logits = host.head(hidden[at[:, 0], at[:, 1]]).float()
@@ -96,7 +96,7 @@ def text_taps(host: "Host", layers: Sequence[int], texts: Sequence[str], seed: i
         raise MatchedNothing("no texts to take gradients of")
     rng = torch.Generator().manual_seed(seed)
     ids = [row for row in host.token_ids(list(texts)) if row]
-    rows = [ScoredRow(str(i), row, [(i, 0, row)]) for i, row in enumerate(ids)]
+    rows = [ScoredRow(str(i), row, [(i, list(range(len(row))), row)]) for i, row in enumerate(ids)]
 
     def signed(hidden: Tensor, batch: list[ScoredRow]) -> Tensor:
         kept = torch.cat([hidden[b, : len(row.ids)] for b, row in enumerate(batch)])
@@ -123,11 +123,10 @@ def _tapped(
     items: list[Tensor] = []
     value = torch.zeros(n)
     for batch in batched(rows, BATCH_TOKENS):
-        ids, mask = host.pad([row.ids for row in batch])
-        keep = mask.bool()
-        owners = torch.tensor([item(row) for row in batch], device=ids.device)
+        inputs, keep = forward_inputs(host, batch)
+        owners = torch.tensor([item(row) for row in batch], device=keep.device)
         items.append(owners[:, None].expand_as(keep)[keep])
-        figures, read = _pass(host, layers, batch, ids, mask, figure)
+        figures, read = _pass(host, layers, batch, inputs, figure)
         value.index_add_(0, owners.cpu(), figures.cpu())
         for layer, (h, g) in read.items():
             hidden[layer].append(h[keep])
@@ -140,8 +139,7 @@ def _pass(
     host: "Host",
     layers: Sequence[int],
     batch: list[ScoredRow],
-    ids: Tensor,
-    mask: Tensor,
+    inputs: dict[str, Tensor],
     figure: Callable[[Tensor, list[ScoredRow]], Tensor],
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """One forward and backward pass: the rows' figures, and by layer H and G. The host's parameters get no gradient."""
@@ -163,7 +161,7 @@ def _pass(
         for layer in layers:
             undo.callback(attach(host.resolve(f"layers.{layer}.mlp_hidden"), lambda x, n=layer: see(n, x)).remove)
             undo.callback(attach(host.resolve(f"layers.{layer}.mlp_out"), lambda x, n=layer: probed(n, x)).remove)
-        out = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        out = host.base(**inputs, use_cache=False)[0]
         figures = figure(out, batch)
         grads = torch.autograd.grad(figures.sum(), [probes[layer] for layer in layers])
     return figures.detach(), {layer: (seen[layer], g) for layer, g in zip(layers, grads, strict=True)}

@@ -1,7 +1,9 @@
 """Scores of continuations, many at a time: the primitive under every figure of `llm.evaluation`."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,11 +20,14 @@ LOGIT_ROWS = 1024
 
 @dataclass
 class ScoredRow:
-    """One row of a forward pass: ids, and what is read from it (index of the result, first position, target ids)."""
+    """One row of a forward pass. Where continuations part, it is a tree: each token sees what leads to it and nothing else."""
 
     prompt: str
     ids: list[int]
-    reads: list[tuple[int, int, list[int]]]
+    reads: list[tuple[int, list[int], list[int]]]
+    """Index of the result, positions that predict, target ids."""
+    parents: list[int] | None = None
+    """Position of the token before each one, -1 for the first; None: its left neighbour."""
 
 
 @torch.no_grad()
@@ -30,8 +35,8 @@ def token_logprobs(host: "Host", prompts: Sequence[str], continuations: Sequence
     """Log p(token | prompt, earlier tokens) for the tokens of each continuation, float32 on the CPU.
 
     Prompt and continuation are encoded together and the continuation's tokens are those from the first on which differs
-    from the prompt encoded alone, so a merge across the border is scored, not lost. Options of one prompt that need the
-    same forward pass share it. Rows of like length run together (at most `batch_tokens` tokens, padding included);
+    from the prompt encoded alone, so a merge across the border is scored, not lost. What options of one prompt have in
+    common is computed once. Rows of like length run together (at most `batch_tokens` tokens, padding included);
     logits are computed only where a token is scored.
 
     Raises:
@@ -47,7 +52,11 @@ def token_logprobs(host: "Host", prompts: Sequence[str], continuations: Sequence
 
 
 def scored_rows(host: "Host", prompts: Sequence[str], continuations: Sequence[str]) -> list[ScoredRow]:
-    """Rows to run; one that another row of the same prompt begins with is read off that (the model is causal)."""
+    """Rows to run: one a prompt, a tree where its continuations part; the empty prompt has one for each continuation.
+
+    Trees need an attention mask of the caller's and positions below the sliding window; elsewhere each continuation that no
+    other one begins with has a row of its own.
+    """
     if not prompts:
         return []
     distinct = list(dict.fromkeys(prompts))
@@ -62,7 +71,7 @@ def scored_rows(host: "Host", prompts: Sequence[str], continuations: Sequence[st
         if start == len(whole) or not continuations[i]:
             raise InputError(f"continuation {i} ({continuations[i]!r}) has no tokens of its own after its prompt")
         start = max(start, 1)
-        rows.append(ScoredRow(prompt, whole[:-1], [(i, start - 1, whole[start:])]))
+        rows.append(ScoredRow(prompt, whole[:-1], [(i, list(range(start - 1, len(whole) - 1)), whole[start:])]))
     rows.sort(key=lambda r: (r.prompt, r.ids))
     kept: list[ScoredRow] = []
     for row in rows:
@@ -70,7 +79,41 @@ def scored_rows(host: "Host", prompts: Sequence[str], continuations: Sequence[st
             kept[-1] = ScoredRow(row.prompt, row.ids, kept[-1].reads + row.reads)
         else:
             kept.append(row)
-    return kept
+    groups = [list(group) for _, group in groupby(kept, key=lambda r: r.prompt)]
+    window = getattr(host.model.config, "sliding_window", None) or sys.maxsize
+    own_mask = host.model.config._attn_implementation in ("eager", "sdpa")
+    return [r for g in groups for r in ([_tree(g)] if own_mask and g[0].prompt and max(len(x.ids) for x in g) < window else g)]
+
+
+def _tree(rows: list[ScoredRow]) -> ScoredRow:
+    """Rows of one prompt as one row, each beginning that they share there once."""
+    if len(rows) == 1:
+        return rows[0]
+    at: dict[tuple[int, int], int] = {}
+    reads: list[tuple[int, list[int], list[int]]] = []
+    for row in rows:
+        path = [-1]
+        for token in row.ids:
+            path.append(at.setdefault((path[-1], token), len(at)))
+        reads += [(i, [path[1 + p] for p in places], targets) for i, places, targets in row.reads]
+    return ScoredRow(rows[0].prompt, [token for _, token in at], reads, [parent for parent, _ in at])
+
+
+def forward_inputs(host: "Host", batch: Sequence[ScoredRow]) -> tuple[dict[str, Tensor], Tensor]:
+    """What the backbone is called with, and which tokens are no padding `[b t]` (bool)."""
+    ids, mask = host.pad([row.ids for row in batch])
+    if all(row.parents is None for row in batch):
+        return {"input_ids": ids, "attention_mask": mask}, mask.bool()
+    b, width = ids.shape
+    sees = torch.eye(width, dtype=torch.bool).repeat(b, 1, 1)  # padding sees itself: a softmax over nothing is no number
+    for row, seen in zip(batch, sees, strict=True):
+        for i, parent in enumerate(row.parents or range(-1, len(row.ids) - 1)):
+            if parent >= 0:
+                seen[i] |= seen[parent]
+    positions = sees.sum(-1) - 1
+    least = torch.finfo(host.dtype).min
+    bias = torch.zeros(b, 1, width, width, dtype=host.dtype).masked_fill(~sees[:, None], least)
+    return {"input_ids": ids, "attention_mask": bias.to(ids.device), "position_ids": positions.to(ids.device)}, mask.bool()
 
 
 def batched(rows: list[ScoredRow], batch_tokens: int) -> Iterator[list[ScoredRow]]:
@@ -86,11 +129,11 @@ def batched(rows: list[ScoredRow], batch_tokens: int) -> Iterator[list[ScoredRow
 
 
 def _score(host: "Host", batch: list[ScoredRow], results: list[Tensor]) -> None:
-    ids, mask = host.pad([row.ids for row in batch])
+    inputs, _ = forward_inputs(host, batch)
     with host.rows([row.prompt for row in batch]):
-        hidden = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        hidden = host.base(**inputs, use_cache=False)[0]
     reads = [(b, *read) for b, row in enumerate(batch) for read in row.reads]
-    at = torch.tensor([(b, start + n) for b, _, start, targets in reads for n in range(len(targets))], device=host.device)
+    at = torch.tensor([(b, place) for b, _, places, _ in reads for place in places], device=host.device)
     wanted = torch.tensor([t for *_, targets in reads for t in targets], device=host.device)
     scores = []
     for places, tokens in zip(at.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True):

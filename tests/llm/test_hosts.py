@@ -9,6 +9,7 @@ from tiny import D_MLP, D_MODEL, FAMILIES, N_LAYERS, tiny_host, tiny_tokenizer
 from efface.base.errors import HookPointNotFound, InputError, MatchedNothing, NumericsError, UnknownName
 from efface.llm.adapters import family_of
 from efface.llm.host import Host
+from efface.llm.logprobs import scored_rows
 
 TEXTS = ["Harry Potter is a boy", "the dog", "Mars and Jupiter are planets in the sky"]
 
@@ -128,6 +129,24 @@ def test_logprobs_share_forward_passes() -> None:
     assert shapes == [(1, 5)]
     assert prompts == [("the dog is",)]
     assert host.prompts is None
+
+
+def test_continuations_that_part_share_a_tree_below_the_sliding_window_only(host: Host) -> None:
+    prompts, endings = ["the dog is"] * 4, [" a bird in the tree", " a bird in the house", " a cat", " red and blue"]
+    (row,) = scored_rows(host, prompts, endings)
+    assert len(row.ids) == len(host.token_ids(["the dog is a bird in the"])[0]) + 2  # and «red and»
+    shapes: list[tuple[int, ...]] = []
+    hook = host.base.register_forward_pre_hook(lambda _, __, kw: shapes.append(tuple(kw["input_ids"].shape)), with_kwargs=True)
+    found = host.token_logprobs(prompts, endings)
+    hook.remove()
+    assert shapes == [(1, len(row.ids))]
+    alone = [host.token_logprobs([p], [e])[0] for p, e in zip(prompts, endings, strict=True)]
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    assert scored_rows(host, [""] * 2, [" the dog is red", " the dog is blue"])[0].parents is None  # texts, not options
+    if getattr(host.model.config, "sliding_window", None):
+        long = "the dog is red and " * 20 + "the dog is"
+        assert len(scored_rows(host, [long] * 2, [" a bird in", " a cat in"])) == 2
 
 
 def test_logprobs_across_a_merge_score_the_merged_token() -> None:
