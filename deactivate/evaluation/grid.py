@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 
-from ...base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
+from ...base.errors import ArtefactError, EffaceError, InputError, MatchedNothing, UnknownName
 from ...base.files import canonical_json, digest, read_json, write_json, write_text
 from ...base.running import log, progress
 from .compare import layout
@@ -22,7 +22,8 @@ from .compare import layout
 FORMAT = 1
 KEYS = ("format", "cell", "axes", "common", "exclude")
 CellFunction = Callable[[Mapping[str, Any], Path], Mapping[str, Any]]
-"""(inputs, a folder of the cell's own that outlives an interrupt) -> figures. Equal inputs must give equal figures."""
+"""(inputs, a folder of the cell's own that outlives an interrupt) -> figures. Equal inputs must give equal figures. What the
+inputs only name (files) is told by a function in its attribute `reads`, if it has one: inputs -> mapping of name to digest."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def run_grid(grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = Tr
     """Computes what is missing under `out` and writes `table.json` and `table.txt`.
 
     A cell is a folder `cells/<key>` with `cell.json` (written whole, last) and `work/`, where its function may keep
-    checkpoints. A cell that is done is not computed again; one that raised is recorded with its traceback and
+    checkpoints. A cell that is done is not computed again, unless the files that it read have changed; one that raised is recorded with its traceback and
     computed again next time. An interrupt ends the run; everything finished is kept.
 
     Args:
@@ -176,7 +177,8 @@ def run_grid(grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = Tr
         executor: Any executor instead of own processes: that of a cluster engine, say; `out` must be shared.
     """
     cells = grid.cells()
-    todo = [c for c in cells if _outcome(out, c).status == "missing" or (retry_failed and _outcome(out, c).status == "failed")]
+    wanted = ("missing", "failed") if retry_failed else ("missing",)
+    todo = [c for c in cells if _outcome(out, c).status in wanted or _changed(out, c)]
     if len(todo) < len(cells):
         log.info("%d of %d cells are there already", len(cells) - len(todo), len(cells))
     for status in progress(_statuses(todo, out, workers, executor), total=len(todo), desc="grid", unit="cell"):
@@ -192,18 +194,41 @@ def compute_cell(cell: Cell, out: Path) -> str:
     """Computes and records one cell; the last line of its error, or nothing. Interrupts pass and record nothing."""
     folder = out / "cells" / cell.key
     (folder / "work").mkdir(parents=True, exist_ok=True)
-    begun, figures, error = time.perf_counter(), {}, ""
+    begun, figures, reads, error = time.perf_counter(), {}, {}, ""
     try:
-        figures = dict(_resolve(cell.function)(cell.inputs, folder / "work"))
+        function = _resolve(cell.function)
+        reads = _reads(function, cell)
+        figures = dict(function(cell.inputs, folder / "work"))
         canonical_json(figures)
     except Exception:
         figures, error = {}, traceback.format_exc()
-    _record(cell, out, figures, error, time.perf_counter() - begun)
+    _record(cell, out, figures, error, time.perf_counter() - begun, reads)
     return error.strip().splitlines()[-1] if error else ""
 
 
-def _record(cell: Cell, out: Path, figures: Mapping[str, Any], error: str, seconds: float) -> None:
-    about = {"format": FORMAT, "key": cell.key, "function": cell.function, "inputs": cell.inputs}
+def _reads(function: CellFunction, cell: Cell) -> dict[str, Any]:
+    """Digests of what the cell's inputs name; none where its function does not tell."""
+    return dict(getattr(function, "reads", lambda _: {})(cell.inputs))
+
+
+def _changed(out: Path, cell: Cell) -> bool:
+    """Whether a done cell read files that are different by now. What is not there any more has not changed."""
+    path = out / "cells" / cell.key / "cell.json"
+    if _outcome(out, cell).status != "done" or not (before := read_json(path).get("reads")):
+        return False
+    try:
+        now = _reads(_resolve(cell.function), cell)
+    except EffaceError as e:
+        log.warning("cell %s kept, though what it read cannot be looked at: %s", cell.key[:12], e)
+        return False
+    changed = [name for name in before if now.get(name) != before[name]]
+    if changed:
+        log.info("cell %s computed again: %s changed", cell.key[:12], ", ".join(changed))
+    return bool(changed)
+
+
+def _record(cell: Cell, out: Path, figures: Mapping[str, Any], error: str, seconds: float, reads: Mapping[str, Any] | None = None) -> None:
+    about = {"format": FORMAT, "key": cell.key, "function": cell.function, "inputs": cell.inputs, "reads": dict(reads or {})}
     state = {"status": "failed" if error else "done", "figures": figures, "error": error, "seconds": seconds}
     write_json(out / "cells" / cell.key / "cell.json", {**about, **state})
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.config import from_mapping
 from ...base.errors import InputError
-from ...base.files import write_json
+from ...base.files import read_json, sha256_bytes, write_json
 
 if TYPE_CHECKING:
     from ...deactivate.edit import Edit
@@ -69,10 +69,11 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     cell = from_mapping(ErasureCell, {k: v for k, v in inputs.items() if k != "set"}, where="inputs of the cell")
     host, saes = _loaded(cell.model, cell.dtype, cell.sae, cell.layers)
     concept = Concept.load(cell.concept)
-    started = time.perf_counter()
-    if (work / "edit").is_dir() and Edit.load(work / "edit").concept_digests != [concept.digest]:
-        shutil.rmtree(work / "edit")  # the concept file has changed since
+    started, read = time.perf_counter(), reads(inputs)
+    if (work / "edit").is_dir() and (not (work / "reads.json").is_file() or read_json(work / "reads.json") != read):
+        shutil.rmtree(work / "edit")  # the concept file or an SAE has changed since
     if not (work / "edit").is_dir():
+        write_json(work / "reads.json", read)
         edit = erase(cell.eraser, host, [concept], saes, seed=cell.seed, **settings)
         edit.save(work / "edit")
     edit, fitted = Edit.load(work / "edit"), time.perf_counter() - started
@@ -86,6 +87,21 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     result = evaluate(host, [edit], concept, cell.split, suite, saes=_used(saes, edit))
     write_json(work / "result.json", result.to_json())
     return {**figures(result), "seconds to fit": fitted, "seconds": time.perf_counter() - started}
+
+
+def reads(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the concept and of the SAEs' manifests (which hold those of their tensors and of the model)."""
+    from ...deactivate.concept import Concept
+
+    folder = str(inputs.get("sae") or "")
+    manifests = {p.parent.name: p.read_bytes() for p in sorted(Path(folder).glob("*/efface.json"))} if folder else {}
+    return {
+        "concept": Concept.load(str(inputs.get("concept", ""))).digest,
+        **{f"SAE {name}": sha256_bytes(b) for name, b in manifests.items()},
+    }
+
+
+setattr(erasure, "reads", reads)  # noqa: B010  (what `deactivate.evaluation.grid` asks a cell's function for)
 
 
 @lru_cache(maxsize=1)

@@ -36,6 +36,21 @@ def test_done_cells_are_not_computed_again(tmp_path: Path) -> None:
     assert calls(tmp_path).count("a 0") == 2
 
 
+def test_a_done_cell_is_computed_again_where_a_file_that_it_read_has_changed(tmp_path: Path) -> None:
+    file, out = tmp_path / "file.txt", tmp_path / "out"
+    asked = Grid("grid_cells:told", {"seed": (0,)}, {"file": str(file)})
+    file.write_text("one")
+    assert run_grid(asked, out).outcomes[0].figures["length"] == 3
+    run_grid(asked, out)
+    assert calls(out) == ["told 0"]
+    file.write_text("three")
+    assert run_grid(asked, out).outcomes[0].figures["length"] == 5
+    assert calls(out) == ["told 0"] * 2
+    file.unlink()  # nothing to compare with: what was measured stays
+    assert run_grid(asked, out).outcomes[0].figures["length"] == 5
+    assert calls(out) == ["told 0"] * 2
+
+
 def test_a_failure_is_recorded_not_fatal_and_tried_again(tmp_path: Path) -> None:
     table = run_grid(grid("broken", "a"), tmp_path)
     assert [o.status for o in table.outcomes] == ["failed", "failed", "done", "done"]

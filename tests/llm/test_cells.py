@@ -13,7 +13,7 @@ from efface.cli.main import run
 from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
 from efface.deactivate.evaluation import Result
-from efface.llm.evaluation.cells import erasure, figures
+from efface.llm.evaluation.cells import erasure, figures, reads
 
 
 @pytest.fixture
@@ -76,7 +76,19 @@ def test_an_edit_of_another_state_of_the_concept_file_is_not_used(cache, ground,
 
 def test_without_saes_the_control_is_random_directions(cache, ground, tmp_path) -> None:
     erasure(ground, tmp_path / "work")
-    assert "random directions: unseen margin lost" in erasure({**ground, "sae": ""}, tmp_path / "work")
+    bare = {**ground, "sae": ""}
+    (tmp_path / "work" / "reads.json").write_text(json.dumps(reads(bare)))  # the edit is to be used as it is
+    assert "random directions: unseen margin lost" in erasure(bare, tmp_path / "work")
+
+
+def test_an_edit_of_other_saes_is_not_used(cache, ground, tmp_path) -> None:
+    erasure(ground, tmp_path / "work")
+    before = (tmp_path / "work" / "edit" / "edit.json").stat().st_mtime_ns
+    erasure(ground, tmp_path / "work")
+    assert (tmp_path / "work" / "edit" / "edit.json").stat().st_mtime_ns == before
+    planted_sae(tiny_host(), 1, d_sae=30).save(tmp_path / "saes" / "layers.1.mlp_out", overwrite=True)
+    erasure(ground, tmp_path / "work")
+    assert (tmp_path / "work" / "edit" / "edit.json").stat().st_mtime_ns != before
 
 
 @pytest.mark.parametrize(("change", "says"), [({"modle": "x"}, "model"), ({"eraser": "piscis"}, "pisces"), ({"concept": "owls"}, "owls")])
