@@ -31,7 +31,7 @@ LEAST_TEXTS = 4
 """Target texts that a feature must fire on to get a weight."""
 TEXTS = 400
 """General texts of a split that weights are fitted with, at most. Of target and neighbours all are read."""
-PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the L1 penalty that are tried."""
 LEAST_SCORE = 0.6
 """Least AUROC on `validation` of a feature that the gate listens to."""
