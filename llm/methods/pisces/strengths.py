@@ -13,9 +13,9 @@ from .surgery import Factors
 
 KL = 0.03
 """Neutral divergence, nats a token, that counts as one unit of damage."""
-NEIGHBOURS = 0.1
+NEIGHBOURS = 0.04
 """Share of the neighbours' margin that counts as one unit."""
-ITEM = 0.3
+ITEM = 0.15
 """Root mean square, over neighbours' questions, of an item's change (share of the mean margin) that counts as one unit."""
 NOISE = 0.1
 """Standard error of the fall, over the concept's questions, that counts as one unit: what few items cannot show."""
