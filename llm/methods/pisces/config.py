@@ -70,7 +70,7 @@ EFFACE: Mapping[str, Any] = {
     "effect_rounds": 8,
     "effect_auroc": 0.55,
     "mu_effect": 0.3,
-    "grid_mu": (0.18, 0.21, 0.24, 0.27, 0.3, 0.36, 0.43),
+    "grid_mu": (0.12, 0.15, 0.18, 0.21, 0.24, 0.27, 0.3, 0.36, 0.43),
     "grid_tau": (0.3,),
     "min_kept": 0.92,
     "min_coherence": 0.9915,
