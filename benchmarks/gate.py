@@ -112,7 +112,7 @@ def main() -> None:
             found[name] = {"error": str(e)}
             print(name, e, flush=True)
             continue
-        found[name] = {"features": {s.hook_point: list(s.features) for s in gate.sources}, **judge_gate(host, gate, concept)}
+        found[name] = {"features": {s.hook_point: len(s.features) for s in gate.sources}, **judge_gate(host, gate, concept)}
         print(name, json.dumps(found[name]), flush=True)
         if options.json:
             write_json(options.json, {"model": options.model, "fpr": options.fpr, "concepts": found})

@@ -67,7 +67,7 @@ EFFACE: Mapping[str, Any] = {
     "tau": 0.3,
     "mu": 0.3,
     "n_features": 600,
-    "effect_rounds": 8,
+    "effect_rounds": 4,
     "effect_auroc": 0.55,
     "mu_effect": 0.3,
     "grid_mu": (0.12, 0.15, 0.18, 0.21, 0.24, 0.27, 0.3, 0.36, 0.43),
