@@ -81,11 +81,6 @@ class Edit:
         return [_concept_row(c)["name"] for c in self.concepts]
 
     @property
-    def concept_digests(self) -> list[str]:
-        """Digests of the concepts as they were when it was made."""
-        return [_concept_row(c)["digest"] for c in self.concepts]
-
-    @property
     def name(self) -> str:
         """Eraser, concepts and eight digits of the digest: unlike for edits that do unlike things."""
         words = slug(" ".join(self.concept_names) or "edit").rpartition("-")[0]

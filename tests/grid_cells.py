@@ -29,7 +29,8 @@ def told(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
 def _reads(inputs: Mapping[str, Any]) -> dict[str, str]:
     if not Path(inputs["file"]).is_file():
         raise InputError(f"{inputs['file']} is missing")
-    return {"file": Path(inputs["file"]).read_text()}
+    more = {p.name: p.read_text() for p in Path(inputs["file"]).parent.glob("more*.txt")}
+    return {"file": Path(inputs["file"]).read_text(), **more}
 
 
 told.reads = _reads  # type: ignore[attr-defined]

@@ -221,7 +221,10 @@ def _changed(out: Path, cell: Cell) -> bool:
     except EffaceError as e:
         log.warning("cell %s kept, though what it read cannot be looked at: %s", cell.key[:12], e)
         return False
-    changed = [name for name in before if now.get(name) != before[name]]
+    if gone := [name for name in before if name not in now]:
+        log.warning("cell %s kept, though what it read is not there any more: %s", cell.key[:12], ", ".join(gone))
+        return False
+    changed = [name for name in now if now[name] != before.get(name)]
     if changed:
         log.info("cell %s computed again: %s changed", cell.key[:12], ", ".join(changed))
     return bool(changed)

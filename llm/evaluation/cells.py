@@ -93,12 +93,12 @@ def reads(inputs: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the concept and of the SAEs' manifests (which hold those of their tensors and of the model)."""
     from ...deactivate.concept import Concept
 
-    folder = str(inputs.get("sae") or "")
-    manifests = {p.parent.name: p.read_bytes() for p in sorted(Path(folder).glob("*/efface.json"))} if folder else {}
-    return {
-        "concept": Concept.load(str(inputs.get("concept", ""))).digest,
-        **{f"SAE {name}": sha256_bytes(b) for name, b in manifests.items()},
-    }
+    folder, layers = str(inputs.get("sae") or ""), inputs.get("layers") or ()
+    found = {"concept": Concept.load(str(inputs.get("concept", ""))).digest}
+    for path in sorted(Path(folder).glob("*/efface.json")) if folder else ():
+        if not layers or int(read_json(path)["hook_point"].split(".")[1]) in layers:
+            found[f"SAE {path.parent.name}"] = sha256_bytes(path.read_bytes())
+    return found
 
 
 setattr(erasure, "reads", reads)  # noqa: B010  (what `deactivate.evaluation.grid` asks a cell's function for)

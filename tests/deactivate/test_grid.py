@@ -46,9 +46,14 @@ def test_a_done_cell_is_computed_again_where_a_file_that_it_read_has_changed(tmp
     file.write_text("three")
     assert run_grid(asked, out).outcomes[0].figures["length"] == 5
     assert calls(out) == ["told 0"] * 2
-    file.unlink()  # nothing to compare with: what was measured stays
+    (tmp_path / "more.txt").write_text("x")  # one file more is another state too
+    run_grid(asked, out)
+    assert calls(out) == ["told 0"] * 3
+    (tmp_path / "more.txt").unlink()  # nothing to compare with: what was measured stays
+    run_grid(asked, out)
+    file.unlink()
     assert run_grid(asked, out).outcomes[0].figures["length"] == 5
-    assert calls(out) == ["told 0"] * 2
+    assert calls(out) == ["told 0"] * 3
 
 
 def test_a_failure_is_recorded_not_fatal_and_tried_again(tmp_path: Path) -> None:
