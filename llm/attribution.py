@@ -51,7 +51,7 @@ class Taps:
 
     def second_moment(self, layer: int) -> Float[Tensor, "m m"]:
         """Mean of `h h^T` over the tokens."""
-        h = self.hidden[layer]
+        h = self.hidden[layer].float()
         return h.T @ h / len(h)
 
 

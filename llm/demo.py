@@ -56,21 +56,17 @@ class DemoConfig:
     """How often their effects are read."""
     questions: int = 80
     """Questions, a pool, whose margins the effects are read of."""
-    tau: float = 0.3
-    """Row threshold."""
     continuations: int = 8
     """Texts that the base writes on, scored before and after."""
-    mu: float = 0.3
-    """Strength at which effects are predicted."""
-    scales: tuple[float, ...] = (0.6, 0.8, 1.0, 1.25)
-    """Scales of the strengths found that are tried on validation."""
+    scales: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.2)
+    """Factors on the changes found that are tried on validation."""
     seed: int = 0
     """Of everything."""
 
 
 QUICK = DemoConfig(
     layers=(4, 6), tokens=16_000, steps=200, batch=512, d_sae=2304, read=30, draws=1, texts=12,
-    features=40, rounds=1, questions=20, scales=(0.7, 1.0), continuations=4,
+    features=40, rounds=1, questions=20, scales=(1.0, 2.0), continuations=4,
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -103,9 +99,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     step(f"choosing features whose edits take {concept.name} out and little else, and mu, on validation")
     edit = erase(
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
-        preset="efface", search=True, texts=config.read, tau=config.tau, grid_tau=(config.tau,),
-        mu=config.mu, mu_effect=config.mu, grid_mu=tuple(config.mu * s for s in config.scales),
-        n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=2 * config.texts, n_probe=config.texts,
+        preset="efface", search=True, texts=config.read, grid_mu=config.scales, n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=2 * config.texts, n_probe=config.texts,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:

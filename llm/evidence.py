@@ -53,11 +53,9 @@ class FeatureEvidence:
     """Activation per token on the concept over that on control text (the larger of the two)."""
     auroc: dict[str, float | None]
     """Of its maximum in a text as a detector, target against neighbours and general, a split."""
-    strength: float = 1.0
-    """How far its edit goes towards the coefficients of its `mu`: 1 all the way, 0 not at all."""
     effects: dict[str, float] = field(default_factory=dict)
     """What the filters measured, where they ran; of features chosen by effect: the change of the margin and of the
-    neighbours' margin that was predicted of each at its strength, as shares.
+    neighbours' margin that was predicted of each feature's change, as shares.
     """
 
     @property

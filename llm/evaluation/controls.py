@@ -5,7 +5,7 @@ As many random features, random directions of equal norm, and a filter on the co
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ...deactivate.edit import Edit
 from ...deactivate.parts import LowRank, WeightsPart
 from ..methods.pisces.config import FeatureRef, PiscesConfig
 from ..methods.pisces.fit import neuron_signs, weight_delta
-from ..methods.pisces.surgery import Factors, layer_problem, saes_by_layer
+from ..methods.pisces.surgery import Factors, layer_problem, saes_by_layer, written
 from ..pools import general_texts
 from ..scanning import check_saes, hook_point_of, scan
 from .metrics import Measured
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 class RandomFeatures:
     """Draws of the control «random features»: the edit's recipe on features drawn by lot.
 
-    Same layers, same count, same tau, mu and signs; each drawn feature's change has the Frobenius norm of the one it
-    stands for. Drawn
-    are features that fire on general text, and none that the edit itself changed.
+    Same layers and same count; each drawn feature's change has the Frobenius norm of the one it stands for. Its rows are rewritten
+    at the same tau, mu and signs; where the edit's coefficients were solved for, it takes over those of the one it stands for: the
+    same neurons say when to write, and another feature is written.
+    Drawn are features that fire on general text, and none that the edit itself changed.
     """
 
     def __init__(self, host: "Host", edit: Edit, saes: Sequence["SAE"], concept: "Concept", texts: int = 50) -> None:
@@ -44,14 +45,16 @@ class RandomFeatures:
         self.config = from_mapping(PiscesConfig, edit.config, where="the edit's config")
         check_saes(host, saes, other_model=self.config.other_model)
         self.saes = saes_by_layer(saes)
-        self.refs = [[FeatureRef(_layer(f), f["id"], f["direction"], f.get("strength", 1.0)) for f in p["features"]] for p in plans]
+        self.refs = [[FeatureRef(_layer(f), f["id"], f["direction"]) for f in p["features"]] for p in plans]
         layers = sorted({r.layer for refs in self.refs for r in refs})
         if missing := [x for x in layers if x not in self.saes]:
             raise InputError(f"control «random features»: no SAE given for layers {missing}, which the edit changes")
-        self.signs = neuron_signs(host, concept, layers, self.config)
         used = {hook_point_of(self.saes[x]): self.saes[x] for x in layers}
         scans = scan(host, general_texts(concept, "train", texts, self.config.seed), used)
         self.alive = {x: scans[hook_point_of(self.saes[x])].fired.nonzero()[:, 0].tolist() for x in layers}
+        self.recipe = (
+            _Solved(host, edit) if self.config.selection_or_default == "effect" else _Rows(host, self.saes, concept, layers, self.config)
+        )
 
     def draw(self, seed: int) -> Edit:
         """One control edit.
@@ -64,11 +67,12 @@ class RandomFeatures:
         for plan, refs in zip(self.plans, self.refs, strict=True):
             for layer in sorted({r.layer for r in refs}):
                 own = [r for r in refs if r.layer == layer]
-                parts.setdefault(layer, []).append(self._drawn(layer, own, plan["tau"], plan["mu"], rng))
+                before = sum(Q.shape[1] for Q, _ in parts.get(layer, ()))
+                parts.setdefault(layer, []).append(self._drawn(layer, own, before, plan, rng))
         deltas = dict(weight_delta(self.host, layer, p) for layer, p in sorted(parts.items()))
         return _control(deltas, "random features", seed)
 
-    def _drawn(self, layer: int, own: list[FeatureRef], tau: float, mu: float, rng: random.Random) -> Factors:
+    def _drawn(self, layer: int, own: list[FeatureRef], before: int, plan: Mapping[str, Any], rng: random.Random) -> Factors:
         edited = {r.id for refs in self.refs for r in refs if r.layer == layer}
         pool = [i for i in self.alive[layer] if i not in edited]
         if len(pool) < len(own):
@@ -76,13 +80,41 @@ class RandomFeatures:
                 f"control «random features»: layer {layer} has {len(pool)} other features that fire, {len(own)} are needed"
             )
         drawn = [FeatureRef(layer, i, r.direction) for i, r in zip(rng.sample(pool, len(own)), own, strict=True)]
-        (Q0, D0), (Q, D) = self._factors(layer, own, tau, mu), self._factors(layer, drawn, tau, mu)
+        if isinstance(self.recipe, _Solved):
+            Q0, D0 = self.recipe.factors(layer, before, len(own))
+            Q, D = Q0, written(self.host, self.saes[layer], torch.tensor([r.id for r in drawn]), self.config).to(Q0)
+        else:
+            (Q0, D0), (Q, D) = (self.recipe.factors(layer, refs, plan["tau"], plan["mu"]) for refs in (own, drawn))
         wanted, have = Q0.norm(dim=0) * D0.norm(dim=1), Q.norm(dim=0) * D.norm(dim=1)
         return Q * (wanted / have.clamp_min(1e-30)), D
 
-    def _factors(self, layer: int, refs: list[FeatureRef], tau: float, mu: float) -> tuple[Tensor, Tensor]:
+
+class _Rows:
+    """Factors of features whose rows are rewritten at tau and mu."""
+
+    def __init__(self, host: "Host", saes: Mapping[int, "SAE"], concept: "Concept", layers: Sequence[int], config: PiscesConfig) -> None:
+        self.host, self.saes, self.config = host, saes, config
+        self.signs = neuron_signs(host, concept, layers, config)
+
+    def factors(self, layer: int, refs: Sequence[FeatureRef], tau: float, mu: float) -> Factors:
+        """Of the given features, all of one layer."""
         problem = layer_problem(self.host, self.saes[layer], refs, self.signs[layer], self.config)
         return problem.Q(tau, self.config.mu_at(layer, mu, self.host.post_norm)), problem.D
+
+
+class _Solved:
+    """Factors of features whose coefficients were solved for: those of the edit itself."""
+
+    def __init__(self, host: "Host", edit: Edit) -> None:
+        self.host, (part,) = host, edit.parts
+        self.deltas: Mapping[str, LowRank] = part.deltas  # type: ignore[union-attr]
+
+    def factors(self, layer: int, start: int, n: int) -> Factors:
+        """Of the `n` features of a layer from `start` on, as the edit has them one after another."""
+        name, _, transposed = self.host.down_proj(layer)
+        delta = self.deltas[name]
+        Q, D = (delta.B, delta.A) if transposed else (delta.A.T, delta.B.T)
+        return Q[:, start : start + n], D[start : start + n]
 
 
 def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:

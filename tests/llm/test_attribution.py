@@ -1,4 +1,4 @@
-"""First-order effects against small changes really made, and the strengths made of them."""
+"""First-order effects against small changes really made, and the coefficients solved from them."""
 
 import dataclasses
 import itertools
@@ -10,19 +10,15 @@ from tiny import tiny_host
 
 from efface.base.config import from_mapping
 from efface.base.errors import InputError, MatchedNothing
-from efface.deactivate.concept import Concept
 from efface.llm.attribution import Taps, question_taps, text_taps
 from efface.llm.evaluation.scoring import score_questions
-from efface.llm.evidence import FeatureEvidence
-from efface.llm.host import Host
-from efface.llm.methods.pisces import PiscesConfig, effect
-from efface.llm.methods.pisces.config import EFFACE, FeatureRef
-from efface.llm.methods.pisces.effect import candidates, gather
-from efface.llm.methods.pisces.fit import fit, neuron_signs, plan, reference
+from efface.llm.methods.pisces import PiscesConfig, coefficients, effect
+from efface.llm.methods.pisces.coefficients import ITEM, KL, NEIGHBOURS, NOISE, SHRINK, SPREAD, Evidence, Round
+from efface.llm.methods.pisces.config import EFFACE
+from efface.llm.methods.pisces.effect import gather
+from efface.llm.methods.pisces.fit import fit, plan, reference
 from efface.llm.methods.pisces.least_damage import least_damage
-from efface.llm.methods.pisces.strengths import RIDGE, Evidence, Layer, Strengths
-from efface.llm.methods.pisces.surgery import layer_problem, saes_by_layer, trial
-from efface.sae import SAE
+from efface.llm.methods.pisces.surgery import saes_by_layer, trial
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "gpt_neox"])
@@ -74,151 +70,155 @@ def test_text_effects_estimate_the_divergence() -> None:
     assert estimate == pytest.approx(divergence, rel=0.25)
 
 
-def _problem(p: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _items(n: int = 9, k: int = 7, seed: int = 0) -> tuple[torch.Tensor, ...]:
     gen = torch.Generator().manual_seed(seed)
-    rows = torch.randn(40, p, generator=gen, dtype=torch.float64)
-    return rows.T @ rows, torch.randn(p, generator=gen, dtype=torch.float64), torch.randn(p, generator=gen, dtype=torch.float64)
+    phi = torch.randn(n, 20, generator=gen, dtype=torch.float64)
+    return phi, torch.randn(n, generator=gen, dtype=torch.float64), torch.randn(k, n, generator=gen, dtype=torch.float64)
 
 
 def test_least_damage_is_the_optimum() -> None:
-    H, linear, fall = _problem()
-    v = least_damage(H, linear, fall, 0.5)
-    assert float(fall @ v) == pytest.approx(0.5, rel=0.01)
-    assert (v >= 0).all()
-    assert 0 < int((v > 0).sum()) < len(v)
-    # the conditions of Karush, Kuhn and Tucker, with the multiplier read off what is above 0
-    gradient, active = H @ v - linear, v > 0
-    multiplier = float((gradient[active] @ fall[active]) / (fall[active] @ fall[active]))
-    torch.testing.assert_close(gradient[active], multiplier * fall[active], atol=1e-3, rtol=1e-3)
-    assert (gradient - multiplier * fall)[~active].min() >= -1e-3
+    phi, fall, rows = _items()
+    done = torch.linspace(-1, 1, len(rows), dtype=torch.float64)
+    alpha = least_damage(phi @ phi.T, fall, rows, done, 0.5)
+    best = phi.T @ alpha  # the change itself, in the space where size is damage
 
-    def damage(x: torch.Tensor) -> float:
-        return float(x @ H @ x / 2 - linear @ x)
+    def damage(change: torch.Tensor) -> float:
+        return float(change @ change + ((rows @ phi @ change + done) ** 2).sum())
 
+    assert float(fall @ phi @ best) == pytest.approx(0.5)
+    along = phi.T @ fall
     gen = torch.Generator().manual_seed(1)
     for _ in range(300):  # the control: nothing else that takes as much is cheaper
-        other = (v + 0.05 * torch.randn(len(v), generator=gen, dtype=torch.float64)).clamp_min(0)
-        if float(fall @ other) > 0:
-            other = other * float(fall @ v) / float(fall @ other)
-            assert damage(other) >= damage(v) - 1e-6
+        step = 0.05 * torch.randn(len(best), generator=gen, dtype=torch.float64)
+        other = best + step - along * float(along @ step) / float(along @ along)
+        assert float(fall @ phi @ other) == pytest.approx(0.5)
+        assert damage(other) > damage(best)
 
 
-def test_least_damage_where_nothing_can_fall_or_nothing_is_felt() -> None:
-    H, linear, fall = _problem(seed=3)
-    assert not least_damage(H, torch.zeros_like(linear), -fall.abs(), 0.3).any()
-    H[2], H[:, 2] = 0, 0  # its damage is not known: it is left alone
-    v = least_damage(H, linear, fall, 0.3)
-    assert v[2] == 0
-    assert float(fall @ v) == pytest.approx(0.3, rel=0.01)
+def test_least_damage_makes_good_what_was_done_and_says_where_nothing_can_fall() -> None:
+    phi = torch.eye(2, dtype=torch.float64)
+    fall, rows = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([[0.0, 10.0]], dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64)
+    assert least_damage(phi, fall, rows, zero, 0.3).tolist() == pytest.approx([0.3, 0.0])
+    mended = phi @ least_damage(phi, fall, rows, torch.tensor([2.0], dtype=torch.float64), 0.3)
+    assert mended.tolist() == pytest.approx([0.3, -0.2], rel=0.02)
+    with pytest.raises(ValueError, match="no change"):
+        least_damage(torch.zeros(2, 2, dtype=torch.float64), fall, rows, zero, 0.3)
 
 
-def test_strengths_spare_what_neighbours_feel_and_do_not_count_items_that_fell_already() -> None:
-    def layer(own: list[list[float]], near: list[list[float]]) -> Layer:
-        p = len(own[0])
-        return Layer(
-            torch.arange(p), -torch.ones(p), torch.ones(2, p), torch.ones(p, 1), torch.tensor(own), torch.tensor(near),
-            torch.zeros(1, p), 1e-3 * torch.eye(2),
-        )  # fmt: skip
+def _evidence(layers: tuple[int, ...] = (0, 1), m: int = 6, d: int = 4, seed: int = 0) -> Evidence:
+    """Random taps of 5, 4 and 3 items, of several tokens each, that lie in no order."""
+    gen = torch.Generator().manual_seed(seed)
 
-    def evidence(own: list[float], near: list[float]) -> Evidence:
-        taps = [Taps({}, {}, torch.zeros(0, dtype=torch.int64), len(x), torch.tensor(x)) for x in (own, near, [0.0])]
-        return Evidence(*taps, torch.ones(2), torch.ones(2))
+    def taps(n: int, t: int, value: torch.Tensor) -> Taps:
+        read = [{x: torch.randn(t, width, generator=gen) for x in layers} for width in (m, d)]
+        return Taps(read[0], read[1], torch.randperm(t, generator=gen) % n, n, value)
 
-    start = Strengths.none({1: torch.arange(3)})
-    layers = {1: layer([[-1.0, -1.0, 0.0], [-1.0, -1.0, 0.0]], [[0.0, -0.5, 0.0], [0.0, -0.5, 0.0]])}
-    after = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, 9)
-    assert float(after.fall[1].sum()) == pytest.approx(0.2, rel=0.02)
-    assert after.value[1][0] > 10 * after.value[1][1]
-    assert after.value[1][2] == 0
-    assert after.order()[0] == (1, 0)
-    assert after.factors()[1][0].shape[1] == int((after.value[1] > 0).sum())
-    only = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, 1)
-    assert [column for _, column in only.order()] == [0]
-    # an item below 0 has no more to lose: what lowers only that one is worth nothing
-    layers = {1: layer([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]], [[0.0] * 3, [0.0] * 3])}
-    spent = start.next(layers, evidence([-0.5, 1.0], [1.0, 1.0]), 0.2, 9)
-    assert (spent.value[1] > 0).tolist() == [True, False, False]
-    # harm done already is made good where that costs nothing of the fall
-    layers = {1: layer([[-1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], [[0.0, 0.3, 0.0], [0.0, 0.3, 0.0]])}
-    mended = start.next(layers, evidence([1.0, 1.0], [0.8, 0.8]), 0.2, 9)
-    unhurt = start.next(layers, evidence([1.0, 1.0], [1.0, 1.0]), 0.2, 9)
-    assert mended.value[1][1] > 0.3
-    assert unhurt.value[1][1] == 0
+    own, near = torch.tensor([1.0, 2.0, 1.5, -0.5, 1.0]), torch.tensor([1.0, 0.5, 2.0, 1.0])
+    return Evidence(taps(5, 23, own), taps(4, 17, near), taps(3, 19, torch.zeros(3)), own + 0.5, near + 0.25)
 
 
-def test_spread_is_the_form_it_says_and_weighs_against_large_changes() -> None:
-    gen = torch.Generator().manual_seed(0)
-    Q, D, root = torch.randn(6, 4, generator=gen), torch.randn(4, 3, generator=gen), torch.randn(6, 6, generator=gen)
-    layer = Layer(torch.arange(4), -torch.ones(4), Q, D, -torch.ones(2, 4), torch.zeros(2, 4), torch.zeros(1, 4), root @ root.T)
-    v = torch.rand(4, generator=gen)
-    change = (Q * v) @ D
-    torch.testing.assert_close(v @ layer.spread(torch.arange(4)) @ v, torch.trace(change.T @ layer.metric @ change))
-    torch.testing.assert_close(layer.own_spread(), layer.spread(torch.arange(4)).diagonal())
-    taps = [Taps({}, {}, torch.zeros(0, dtype=torch.int64), 2, torch.ones(2)) for _ in range(3)]
-    evidence = Evidence(*taps, torch.ones(2), torch.ones(2))
-    layers = {1: layer, 2: dataclasses.replace(layer, Q=10 * Q)}  # the same fall at a hundred times the spread
-    after = Strengths.none({1: layer.ids, 2: layer.ids}).next(layers, evidence, 0.2, 9)
-    assert after.value[1].sum() > 20 * after.value[2].sum()
-    sure = dataclasses.replace(layer, own=torch.tensor([[-1.0, -2.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]), metric=1e-4 * torch.eye(6))
-    sure = dataclasses.replace(sure, Q=torch.ones(6, 4), D=torch.ones(4, 3))
-    steady = Strengths.none({1: layer.ids}).next({1: sure}, evidence, 0.2, 9).value[1]
-    assert steady[0] > 2 * steady[1]  # the same mean fall, but one question alone bears it
+def _effects(evidence: Evidence, change: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+    """Of `Delta W_out = change[layer]` on every item of the three pools."""
+    return [
+        sum(
+            (torch.zeros(p.n).index_add_(0, p.item, ((p.hidden[x] @ a) * p.gradient[x]).sum(1)) for x, a in change.items()),
+            start=torch.zeros(p.n),
+        )
+        for p in evidence.pools
+    ]
 
 
-def test_damage_that_cancels_is_trusted_less_than_wholly() -> None:
-    layer = Layer(
-        torch.arange(2), -torch.ones(2), torch.ones(2, 2), torch.ones(2, 1), torch.tensor([[-1.0, 0.0], [-1.0, 0.0]]),
-        torch.tensor([[-0.3, 0.3], [-0.3, 0.3]]), torch.zeros(1, 2), torch.zeros(2, 2),
-    )  # fmt: skip
-    taps = [Taps({}, {}, torch.zeros(0, dtype=torch.int64), 2, torch.ones(2)) for _ in range(3)]
-    taken = Strengths.none({1: layer.ids}).next({1: layer}, Evidence(*taps, torch.ones(2), torch.ones(2)), 0.2, 9).value[1]
-    assert float(taken[1] / taken[0]) == pytest.approx(1 / (1 + RIDGE), rel=0.01)  # without the ridge: 1, and no harm is seen at all
+def _total(evidence: Evidence, D: dict[int, torch.Tensor], Q: dict[int, torch.Tensor]) -> float:
+    """Damage written out from the definitions in `coefficients`, without kernels."""
+    own, near, text = _effects(evidence, {x: Q[x] @ D[x] for x in D})
+    share = own / evidence.own_base.clamp_min(0).mean()
+    off = (share + evidence.fall @ own) * evidence.open
+    lost = near / evidence.near_base.mean() + evidence.moved
+    damage = float((off**2).sum()) / len(own) ** 2 / NOISE**2
+    damage += float(lost.mean() ** 2) / NEIGHBOURS**2 + float((lost**2).mean()) / ITEM**2
+    damage += float((text**2).sum()) / 2 / len(evidence.text.item) / KL
+    for x in D:
+        moment = evidence.text.second_moment(x) + evidence.near.second_moment(x)
+        moment = moment + SHRINK * moment.diagonal().mean() * torch.eye(len(moment))
+        curvature = float((evidence.text.gradient[x] ** 2).sum(1).mean()) / D[x].shape[1]
+        damage += SPREAD * curvature / 2 / KL * float(((moment @ Q[x]) * Q[x]).sum())
+    return damage
 
 
-def test_a_sign_in_force_is_kept_where_the_other_would_lower_the_margin_more() -> None:
-    host, concept, config = trained_host(), magic(), PiscesConfig(preset="efface", tau=0.3)
-    sae, ids = planted_sae(host, 1), torch.arange(6)
-    signs = neuron_signs(host, concept, [1], config)[1]
-    problem = layer_problem(host, sae, [FeatureRef(1, int(f)) for f in ids], signs, config)
-    evidence = gather(host, concept, [1], config)
-    free = candidates(problem, ids, evidence, 1, config, torch.zeros(6))
-    kept = candidates(problem, ids, evidence, 1, config, torch.cat([-free.sigma[:3], torch.zeros(3)]))
-    assert kept.sigma.tolist() == [*(-free.sigma[:3]).tolist(), *free.sigma[3:].tolist()]
-    assert (kept.own[:, :3].mean(0) > free.own[:, :3].mean(0)).all()
-    torch.testing.assert_close(kept.own[:, 3:], free.own[:, 3:])
+def test_coefficients_take_what_is_wanted_with_the_least_damage_of_all_in_the_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coefficients, "BLOCK", 8)
+    evidence, gen = _evidence(), torch.Generator().manual_seed(5)
+    D = {0: torch.randn(3, 4, generator=gen), 1: torch.randn(6, 4, generator=gen)}  # fewer and more features than dimensions
+    Q = Round(evidence).solved(D, 0.2)
+    assert {x: tuple(q.shape) for x, q in Q.items()} == {0: (6, 3), 1: (6, 6)}
+
+    def fallen(Q: dict[int, torch.Tensor]) -> float:
+        return float(evidence.fall @ _effects(evidence, {x: Q[x] @ D[x] for x in D})[0])
+
+    assert fallen(Q) == pytest.approx(0.2, rel=1e-3)
+    best = _total(evidence, D, Q)
+    for _ in range(50):
+        other = {x: q + 0.3 * q.abs().mean() * torch.randn(q.shape, generator=gen) for x, q in Q.items()}
+        unit = {x: o * 0.2 / fallen(other) for x, o in other.items()}
+        assert _total(evidence, D, unit) > best
+    assert _total(evidence, D, {x: 1.05 * q for x, q in Q.items()}) != pytest.approx(best, rel=1e-3)
+
+
+def test_an_item_that_fell_already_counts_no_more_and_a_silent_layer_is_left_alone() -> None:
+    evidence = _evidence()
+    assert evidence.open.tolist() == [1, 1, 1, 0, 1]
+    assert evidence.fall[3] == 0
+    gradient = {0: torch.zeros_like(evidence.own.gradient[0]), 1: evidence.own.gradient[1]}
+    deaf = dataclasses.replace(evidence, own=dataclasses.replace(evidence.own, gradient=gradient), near_base=evidence.near.value)
+    D = {x: torch.eye(4) for x in (0, 1)}
+    Q = Round(deaf).solved(D, 0.2)
+    assert float(Q[0].abs().max()) < 0.3 * float(Q[1].abs().max())  # it only makes good what the other does to the rest
+    nothing = {x: torch.zeros_like(g) for x, g in evidence.own.gradient.items()}
+    with pytest.raises(ValueError, match="no change"):
+        Round(dataclasses.replace(deaf, own=dataclasses.replace(deaf.own, gradient=nothing))).solved(D, 0.2)
 
 
 def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
     host, concept = trained_host(), magic()
-    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_fall=0.03, effect_rounds=1)
+    config = PiscesConfig(preset="efface", mu=1.0, n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}
+    assert len(found) == 6
     read = [*concept.questions["train"], *concept.questions["validation"]]
     base = score_questions(host, read, concept.form).margin
     with edit.applied(host):
         fallen = 1 - score_questions(host, read, concept.form).margin / base
-    assert fallen > 0
-    assert fallen == pytest.approx(-sum(f["effects"]["margin"] for f in found), rel=0.35)
+    assert -sum(f["effects"]["margin"] for f in found) == pytest.approx(0.03, rel=0.01)
+    assert fallen == pytest.approx(0.03, rel=0.35)
 
 
-def test_the_features_of_an_edit_by_effect_make_it_again_and_mu_scales_them() -> None:
+def test_given_features_are_solved_for_and_mu_scales_them() -> None:
     host, concept = trained_host(), magic()
     saes = [planted_sae(host, n) for n in (0, 1)]
-    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=2)
-    edit = fit(host, [concept], (), config, saes)
-    refs = tuple(str(reference(e)) for e in plan_of(host, concept, saes, config))
-    assert all(r.count(":") == 3 for r in refs)
-    again = fit(host, [concept], (), dataclasses.replace(config, features=refs), saes)
-    double = fit(host, [concept], (), dataclasses.replace(config, mu=0.6), saes)
-    for name, delta in edit.parts[0].deltas.items():  # type: ignore[attr-defined]
-        whole = delta.B @ delta.A
-        torch.testing.assert_close(again.parts[0].deltas[name].B @ again.parts[0].deltas[name].A, whole, atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
-        torch.testing.assert_close(double.parts[0].deltas[name].B @ double.parts[0].deltas[name].A, 2 * whole, atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
+    config = PiscesConfig(preset="efface", mu=1.0, n_features=6, effect_rounds=1)
+    first = plan(host, concept, saes_by_layer(saes), config).chosen
+    given = dataclasses.replace(config, features=tuple(str(reference(e)) for e in first))
+    whole, again, double = (fit(host, [concept], (), c, saes) for c in (config, given, dataclasses.replace(config, mu=2.0)))
+    for name, delta in whole.weights[0].deltas.items():
+        torch.testing.assert_close(again.weights[0].deltas[name].delta(), delta.delta(), atol=1e-6, rtol=1e-3)
+        torch.testing.assert_close(double.weights[0].deltas[name].delta(), 2 * delta.delta(), atol=1e-6, rtol=1e-5)
+    with pytest.raises(InputError, match=r"layers \[0, 1\]"):
+        fit(host, [concept], (), dataclasses.replace(config, features=("7:1:+",)), saes)
+    with pytest.raises(InputError, match="beyond"):
+        fit(host, [concept], (), dataclasses.replace(config, features=("1:999:+",)), saes)
 
 
-def plan_of(host: Host, concept: Concept, saes: list[SAE], config: PiscesConfig) -> list[FeatureEvidence]:
-    return plan(host, concept, saes_by_layer(saes), config).chosen
+def test_the_end_of_a_feature_is_the_one_that_is_pushed_away_from() -> None:
+    host, concept = trained_host(), magic()
+    saes = saes_by_layer([planted_sae(host, n) for n in (0, 1)])
+    out = plan(host, concept, saes, PiscesConfig(preset="efface", mu=1.0, n_features=6, effect_rounds=1))
+    taps = question_taps(host, [0, 1], concept.questions["train"] + concept.questions["validation"], concept.form)
+    assert out.solved is not None
+    for e, (Q, _) in zip(out.chosen, out.solved, strict=True):
+        pushed = float((taps.hidden[e.layer] @ Q).mean())
+        assert e.direction == ("suppress_positive" if pushed < 0 else "suppress_negative")
 
 
 def test_later_rounds_read_the_edited_host_against_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_later_rounds_read_the_edited_host_against_the_base(monkeypatch: pytest.
         return found
 
     monkeypatch.setattr(effect, "gather", spy)
-    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, mu_effect=0.3, n_features=6, effect_rounds=3)
+    config = PiscesConfig(preset="efface", mu=1.0, n_features=18, effect_rounds=3, effect_fall=0.2)
     digest = host.digest
     fit(host, [magic()], (), config, [planted_sae(host, n) for n in (0, 1)])
     assert host.digest == digest
@@ -243,7 +243,7 @@ def test_later_rounds_read_the_edited_host_against_the_base(monkeypatch: pytest.
 def test_candidates_can_be_held_to_detect_the_concept() -> None:
     host, concept = trained_host(), magic()
     saes = [planted_sae(host, n) for n in (0, 1)]
-    config = PiscesConfig(preset="efface", tau=0.3, mu=0.3, n_features=4, effect_auroc=0.7)
+    config = PiscesConfig(preset="efface", mu=1.0, n_features=4, effect_auroc=0.7)
     found = fit(host, [concept], (), config, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
     assert 0 < len(found) <= 4
     assert all(f["auroc"]["validation"] >= 0.7 for f in found)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from planted import magic, planted_sae
+from planted import magic, planted_sae, trained_host
 from tiny import tiny_host
 
 from efface.base.errors import InputError, UnknownName
@@ -141,16 +141,18 @@ def test_only_the_controls_asked_for_are_drawn(cache):
         assert rows == ["base", "pisces", "string filter", *controls]
 
 
-def test_random_features_take_over_the_strengths_of_those_they_stand_for():
-    host = tiny_host()
+def test_random_features_take_over_coefficients_that_were_solved_for():
+    host = trained_host()
     saes = [planted_sae(host, layer) for layer in (0, 1)]
-    weak = PiscesConfig(features=("1:0:+:0.25", "0:0:+"), tau=0.4, mu=4.0)
-    edit = fit(host, [magic()], config=weak, saes=saes)
-    drawn = RandomFeatures(host, edit, saes, magic()).draw(1)
+    one, other = magic(), magic(name="again")
+    edit = fit(host, [one, other], config=PiscesConfig(preset="efface", n_features=3, effect_rounds=1), saes=saes)
+    drawn = RandomFeatures(host, edit, saes, one).draw(1)
     for name, delta in edit.parts[0].deltas.items():
-        torch.testing.assert_close(norms(drawn.parts[0].deltas[name], False), norms(delta, False), rtol=1e-3, atol=1e-4)
-    strong = fit(host, [magic()], config=dataclasses.replace(weak, features=("1:0:+", "0:0:+")), saes=saes)
-    name = next(n for n in edit.parts[0].deltas if ".1." in n)
-    torch.testing.assert_close(
-        norms(strong.parts[0].deltas[name], False), 4 * norms(edit.parts[0].deltas[name], False), rtol=1e-3, atol=1e-4
-    )
+        control = drawn.parts[0].deltas[name]
+        torch.testing.assert_close(norms(control, False), norms(delta, False), rtol=1e-3, atol=1e-6)
+        # the same neurons write, and what they write is another feature
+        torch.testing.assert_close(
+            torch.nn.functional.normalize(control.A, dim=1), torch.nn.functional.normalize(delta.A, dim=1), rtol=1e-4, atol=1e-6
+        )
+        assert not torch.isclose(control.B, delta.B).all(0).any()
+    assert RandomFeatures(host, edit, saes, one).draw(1).digest == drawn.digest

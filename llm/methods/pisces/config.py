@@ -18,8 +18,6 @@ class FeatureRef:
     layer: int
     id: int
     direction: Direction = "suppress_positive"
-    strength: float = 1.0
-    """How far rows go from their present coefficient to the new one: 1 all the way."""
 
     @property
     def sigma(self) -> int:
@@ -30,32 +28,17 @@ class FeatureRef:
     def parse(cls, text: str) -> "FeatureRef":
         """`layer:id` or `layer:id:+` (the concept at the positive end), `layer:id:-` (at the negative end).
 
-        Behind that `:strength`, where it is not 1: `20:11104:+:0.35`.
-
         Raises:
             InputError: Any other spelling.
         """
         layer, _, rest = text.partition(":")
-        number, _, rest = rest.partition(":")
-        sign, _, strength = rest.partition(":")
-        share = _number(strength or "1")
-        if not (layer.isdigit() and number.isdigit() and sign in ("", "+", "-") and share is not None and share > 0):
-            raise InputError(
-                f"features: {text!r} is not layer:id:+ or layer:id:- (as in 20:11104:+), with a strength above 0 behind it or none"
-            )
-        return cls(int(layer), int(number), "suppress_negative" if sign == "-" else "suppress_positive", share)
+        number, _, sign = rest.partition(":")
+        if not (layer.isdigit() and number.isdigit() and sign in ("", "+", "-")):
+            raise InputError(f"features: {text!r} is not layer:id:+ or layer:id:- (as in 20:11104:+)")
+        return cls(int(layer), int(number), "suppress_negative" if sign == "-" else "suppress_positive")
 
     def __str__(self) -> str:
-        at = f"{self.layer}:{self.id}:{'+' if self.direction == 'suppress_positive' else '-'}"
-        return at if self.strength == 1 else f"{at}:{self.strength!r}"
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return f"{self.layer}:{self.id}:{'+' if self.direction == 'suppress_positive' else '-'}"
 
 
 def linscale(mu: float, layer: int, full_at: int = 9) -> float:
@@ -64,20 +47,17 @@ def linscale(mu: float, layer: int, full_at: int = 9) -> float:
 
 
 EFFACE: Mapping[str, Any] = {
-    "tau": 0.3,
-    "mu": 0.3,
-    "n_features": 600,
+    "mu": 1.0,
+    "n_features": 400,
     "effect_rounds": 4,
     "effect_auroc": 0.55,
-    "mu_effect": 0.3,
-    "grid_mu": (0.12, 0.15, 0.18, 0.21, 0.24, 0.27, 0.3, 0.36, 0.43),
-    "grid_tau": (0.3,),
-    "min_kept": 0.92,
-    "min_coherence": 0.9915,
+    "grid_mu": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3),
+    "min_kept": 0.945,
+    "min_coherence": 0.992,
     "n_probe": 120,
     "n_effect_texts": 80,
 }
-"""Preset `efface`: many features, each changed a little; chosen on `validation` of two concepts on SmolLM2-135M."""
+"""Preset `efface`: a few hundred features, coefficients solved for; chosen on `validation` of three concepts on SmolLM2-135M."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +72,16 @@ class PiscesConfig:
 
     preset: Literal["paper", "efface"] = "paper"
     """`paper`: one scale M a layer, rows of unknown sign get coefficient 0, `space` raw. `efface`: each feature its
-    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point, features chosen by effect; on the
-    command line also other numbers (its README lists them).
+    own scale, rows of unknown sign are left alone, `space` by the SAE's hook point, features chosen and coefficients
+    solved by effect; on the command line also other numbers (its README lists them).
     """
     tau: float = 0.4
     """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none.
     The authors' example: 0.4.
     """
     mu: float = 10.0
-    """Strength: the new coefficient in units of M, >= 0. Authors' grid: 4 to 50; smaller without a post-norm."""
+    """Strength: the new coefficient in units of M, >= 0. Authors' grid: 4 to 50; smaller without a post-norm.
+    selection=effect: the factor on all changes solved for (1: as they are)."""
     signed: bool = True
     """Multiply the coefficient of row i by the majority sign of its activation h_i on the concept (the authors'
     better variant).
@@ -112,14 +93,14 @@ class PiscesConfig:
     post-norm's gain, `auto` gain only for SAEs trained after the norm. Unset: the preset's.
     """
     selection: Literal["detect", "effect"] | None = None
-    """How features are found: `detect` ranks those that tell the concept's texts from others (paper, with filters);
-    `effect` takes, of those that fire on the concept's texts, the ones whose edits lower the margin with the least
-    damage, to first order, each with a strength of its own (needs questions of the concept and of its neighbours).
-    Unset: the preset's.
+    """How features are found: `detect` ranks those that tell the concept's texts from others (paper, with filters),
+    and tau and mu say what becomes of their coefficients; `effect` takes, of those that fire on the concept's texts,
+    the ones through which the margin falls with the least damage, to first order, and solves for every row's
+    coefficient (needs questions of the concept and of its neighbours). Unset: the preset's.
     """
     features: tuple[str, ...] = ()
-    """Features to edit as layer:id:+ or layer:id:-, where they are known (all of them; a strength may follow). Empty: found
-    from the concept."""
+    """Features to edit as layer:id:+ or layer:id:-, where they are known (all of them; selection=effect finds the end
+    by itself). Empty: found from the concept."""
     n_features: int = 8
     """How many features to edit, best first, over all layers. Authors: 4 to 11."""
     topk: int = 30
@@ -153,17 +134,16 @@ class PiscesConfig:
     n_probe: int = 16
     """Texts that the filters read."""
     effect_rounds: int = 2
-    """selection=effect: how often effects are read, each time on the host with the features taken so far edited."""
+    """selection=effect: how often effects are read, each time on the host as changed so far; each round takes an equal
+    part of n_features (one that it has taken before may be among them)."""
     effect_auroc: float = 0.0
     """selection=effect: least AUROC on `validation` of a candidate; 0: all that fire on the concept's texts."""
     n_effect: int = 400
     """selection=effect: at most so many questions of the concept, and of its neighbours, are read."""
-    effect_fall: float = 0.6
-    """selection=effect: share of the margin on the questions read that strengths are made to take."""
+    effect_fall: float = 0.5
+    """selection=effect: share of the margin that each round asks for, to first order; about half of it comes."""
     n_effect_texts: int = 160
     """selection=effect: neutral texts read."""
-    mu_effect: float = 1.0
-    """selection=effect: mu at which effects are predicted. Strengths are scaled by `mu` (or what the search finds) over it."""
     search: bool = False
     """Choose tau and mu (and n_features, if `grid_n` is given) on `validation`."""
     grid_mu: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0, 10.0, 13.0, 18.0, 24.0, 36.0, 50.0)
@@ -183,7 +163,7 @@ class PiscesConfig:
     """Order of the search and choice of texts."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "mu", "mu_effect", "probe_tau", "probe_mu"):
+        for name in ("tau", "mu", "probe_tau", "probe_mu"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be a number >= 0, {getattr(self, name)} found")
         for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast", "n_effect", "n_effect_texts", "effect_rounds"):
@@ -191,8 +171,6 @@ class PiscesConfig:
                 raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
         if not 0 < self.effect_fall <= 1:
             raise InputError(f"effect_fall must be above 0 and at most 1, {self.effect_fall} found")
-        if self.selection_or_default == "effect" and not self.mu_effect:
-            raise InputError("mu_effect must be above 0 with selection=effect")
         if self.search and not (self.grid_mu and self.grid_tau):
             raise InputError("search needs at least one value in grid_mu and in grid_tau")
         if any(n < 1 for n in self.grid_n):
@@ -206,13 +184,13 @@ class PiscesConfig:
 
     @property
     def per_feature_scale(self) -> bool:
-        """Whether each feature has its own M: preset `efface`, and wherever features have strengths."""
-        return self.preset == "efface" or self.selection_or_default == "effect"
+        """Whether each feature has its own M."""
+        return self.preset == "efface"
 
     def mu_at(self, layer: int, mu: float, post_norm: bool) -> float:
-        """The mu of a layer: scaled by `linscale` where that applies, which is never with strengths."""
+        """The mu of a layer: scaled by `linscale` where that applies."""
         scaled = post_norm if self.linscale is None else self.linscale
-        return linscale(mu, layer) if scaled and self.selection_or_default != "effect" else mu
+        return linscale(mu, layer) if scaled else mu
 
     @property
     def selection_or_default(self) -> Literal["detect", "effect"]:

@@ -1,13 +1,15 @@
-"""Choosing features, and how strongly each is edited, by what their edits do to first order instead of by what they detect.
+"""Choosing features, and what becomes of their coefficients, by what a change does to first order instead of by what they detect.
 
-One forward and backward pass over the concept's and its neighbours' questions (`train`) and over neutral text says how every
-candidate's edit would move every item. Strengths are those that take a wanted share of the margin with the least damage:
-the fall adds up, and so does damage where two edits push alike. Most strengths come out as 0.
-Not in the paper; it stands in for filters 3.3a and 3.3c, which try each feature alone, and for one mu for all features.
+One forward and backward pass over the concept's and its neighbours' questions (`train`) and over neutral text says how any change
+of the coefficients of the value vectors would move every item. Among all changes in the span of the candidates that take a wanted
+share of the margin the one with the least damage is known in closed form (`coefficients.py`); the features that take most of it
+are kept, and the change is found again in their span alone.
+Not in the paper; it stands in for filters 3.3a and 3.3c, which try each feature alone, and for one mu on the rows above tau.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,10 +22,9 @@ from ...evaluation.texts import cut_text
 from ...features import FeatureEvidence, Scans, contrast, describe, detection
 from ...pools import general_texts
 from ...scanning import hook_point_of
-from .config import Direction, FeatureRef, PiscesConfig
-from .math import LayerProblem
-from .strengths import KL, SPREAD, Evidence, Layer, Strengths
-from .surgery import layer_problem, trial
+from .coefficients import Evidence, Round
+from .config import Direction, PiscesConfig
+from .surgery import Factors, check_refs, trial, written
 
 if TYPE_CHECKING:
     from ....deactivate.concept import Concept, Question
@@ -34,52 +35,107 @@ MAX_TOKENS = 48
 FEWEST = 20
 """Questions in `train` below which those of `validation` are read too."""
 
+Place = tuple[int, int]
+"""(layer, column): a candidate."""
+
+
+@dataclass(eq=False)
+class Solved:
+    """The change so far, and what each feature has of it."""
+
+    D: Mapping[int, Float[Tensor, "p d"]]
+    """Layer -> decoder rows of its candidates."""
+    Q: dict[Place, Float[Tensor, " m"]] = field(default_factory=dict)
+    """Change of every value vector's coefficient in a feature."""
+    fall: dict[Place, float] = field(default_factory=dict)
+    """Share of the concept's margin that a feature has taken, by prediction."""
+    near: dict[Place, float] = field(default_factory=dict)
+    """The same of the neighbours'."""
+    push: dict[Place, float] = field(default_factory=dict)
+    """What the change makes the layer write along the feature at the concept's tokens, on average."""
+
+    def order(self) -> list[Place]:
+        """Largest share of the fall first."""
+        return sorted(self.Q, key=lambda at: -self.fall[at])
+
+    def factors(self, places: Sequence[Place]) -> dict[int, Factors]:
+        """Layer -> (Q, D) of the given features, in the order given."""
+        found: dict[int, list[Place]] = {}
+        for at in places:
+            found.setdefault(at[0], []).append(at)
+        return {x: (torch.stack([self.Q[at] for at in here], 1), self.D[x][[c for _, c in here]]) for x, here in found.items()}
+
+    def add(self, layer: int, columns: Int[Tensor, " k"], Q: Float[Tensor, "m k"], evidence: Evidence) -> None:
+        """Puts one round's change of a layer on top."""
+        directions = self.D[layer][columns]
+        falls = evidence.fall @ evidence.own.effects(layer, Q, directions).cpu()
+        losses = -evidence.near.effects(layer, Q, directions).mean(0).cpu() / evidence.near_base.mean()
+        pushes = (evidence.own.hidden[layer].to(Q) @ Q).mean(0)
+        for i, column in enumerate(columns.tolist()):
+            at = layer, column
+            self.Q[at] = self.Q.get(at, 0) + Q[:, i]
+            for total, part in ((self.fall, falls), (self.near, losses), (self.push, pushes)):
+                total[at] = total.get(at, 0.0) + float(part[i])
+
 
 def by_effect(
-    host: "Host",
-    concept: "Concept",
-    by_layer: Mapping[int, "SAE"],
-    signs: Mapping[int, Tensor],
-    scans: Scans,
-    config: PiscesConfig,
-    n: int,
-) -> list[FeatureEvidence]:
-    """At most `n` features and their strengths, those first that lower the margin most. Candidates fire on the `train` texts.
+    host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], scans: Scans, config: PiscesConfig, n: int
+) -> tuple[list[FeatureEvidence], list[Factors]]:
+    """At most `n` features, those first that lower the margin most, and the change of each: (Q [m 1], D [1 d]).
 
-    In each of `effect_rounds` rounds a share of the wanted fall is taken, and effects are read anew on the host with the
-    strengths of the round before: what the first ones did is not linear.
+    Candidates fire on the `train` texts, or are those that the config names. In each of `effect_rounds` rounds effects are read
+    anew, on the host with the changes so far: what the first ones did is not linear.
 
     Raises:
         InputError: There are no questions of the concept or of its neighbours, or their base margin is not above 0.
         MatchedNothing: No candidate lowers the margin.
     """
-    ids = {number: _eligible(hook_point_of(sae), scans, config) for number, sae in sorted(by_layer.items())}
-    ids = {number: found for number, found in ids.items() if len(found)}
+    ids = _candidates(by_layer, scans, config)
     nothing = MatchedNothing(
-        f"no feature that fires on {concept.name!r} lowers its margin at tau={config.tau}; lower tau or use another SAE"
+        f"no feature that fires on {concept.name!r} lowers its margin; use another SAE, or a smaller effect_auroc (it is {config.effect_auroc})"
     )
     if not ids:
         raise nothing
-    problems = {
-        number: layer_problem(host, by_layer[number], [FeatureRef(number, f) for f in found.tolist()], signs[number], config)
-        for number, found in ids.items()
-    }
-    state = Strengths.none(ids)
+    state = Solved({x: written(host, by_layer[x], found, config) for x, found in ids.items()})
     bases: tuple[Tensor, Tensor] | None = None
-    for part in range(config.effect_rounds):
-        with trial(host, state.factors()):
+    for _ in range(config.effect_rounds):
+        with trial(host, state.factors(state.order())):
             evidence = gather(host, concept, sorted(ids), config, bases)
         bases = evidence.own_base, evidence.near_base
-        wanted = (config.effect_fall - evidence.fallen) / (config.effect_rounds - part)
-        if wanted <= 0:
+        if (wanted := min(config.effect_fall, 1 - evidence.fallen)) <= 0:
             break
-        layers = {x: candidates(problems[x], ids[x], evidence, x, config, state.signs(x)) for x in ids}
-        state = state.next(layers, evidence, wanted, n)
-    order = state.order()[:n]
-    if not order:
+        try:
+            _improve(state, evidence, wanted, n if config.refs else max(1, n // config.effect_rounds))
+        except ValueError as e:
+            raise nothing from e
+    order = state.order()
+    if sum(state.fall.values()) <= 0:
         raise nothing
     described = {x: _described(host, by_layer[x], ids[x], state, x, scans) for x in ids}
-    return [described[x][column] for x, column in order]
+    return [described[x][c] for x, c in order], [state.factors([at])[at[0]] for at in order]
+
+
+def _improve(state: Solved, evidence: Evidence, wanted: float, most: int) -> None:
+    """One round: the best change in the span of all candidates names the features, the best in the span of those is made."""
+    this = Round(evidence)
+    falls: dict[int, Tensor] = {}
+    for layer, Q in this.solved(state.D, wanted).items():
+        falls[layer] = evidence.fall @ evidence.own.effects(layer, Q, state.D[layer]).cpu()
+    least = torch.cat(list(falls.values())).topk(min(most, sum(map(len, falls.values())))).values[-1].clamp_min(1e-12)
+    picked = {x: (f >= least).nonzero()[:, 0] for x, f in falls.items()}
+    picked = {x: columns for x, columns in picked.items() if len(columns)}
+    for layer, Q in this.solved({x: state.D[x][columns] for x, columns in picked.items()}, wanted).items():
+        state.add(layer, picked[layer], Q, evidence)
+
+
+def _candidates(by_layer: Mapping[int, "SAE"], scans: Scans, config: PiscesConfig) -> dict[int, Int[Tensor, " p"]]:
+    """Layer -> features that may be changed."""
+    if config.refs:
+        check_refs(config.refs, by_layer)
+        named = {x: sorted({r.id for r in config.refs if r.layer == x}) for x in sorted({r.layer for r in config.refs})}
+        return {x: torch.tensor(found) for x, found in named.items()}
+    found = {x: _eligible(hook_point_of(sae), scans, config) for x, sae in sorted(by_layer.items())}
+    return {x: ids for x, ids in found.items() if len(ids)}
 
 
 def _eligible(point: str, scans: Scans, config: PiscesConfig) -> Int[Tensor, " p"]:
@@ -123,56 +179,17 @@ def _questions(concept: "Concept", name: str, most: int) -> "list[Question]":
     return found[:most]
 
 
-@torch.no_grad()
-def candidates(
-    problem: LayerProblem, ids: Tensor, evidence: Evidence, layer: int, config: PiscesConfig, signs: Float[Tensor, " p"]
-) -> Layer:
-    """Effects of every feature's rewrite at `tau` and `mu_effect`.
-
-    The sign of each is that in `signs` or, where that is 0, the one that lowers the margin more.
-    """
-    zero = problem.a.new_zeros(())
-    push = torch.where(problem.rows(config.tau), problem.coefficients(config.mu_effect) * problem.sigma, zero).float()
-    removed = torch.where(problem.rows(config.tau), problem.a, zero).float()
-    D = problem.D.float()
-    pools = (evidence.own, evidence.near, evidence.text)
-    pushed, taken = ([taps.effects(layer, Q, D) for taps in pools] for Q in (push, removed))
-    sigma = torch.where(pushed[0].mean(0) > 0, -1.0, 1.0)
-    sigma = torch.where(signs == 0, sigma, signs)
-    own, near, text = (sigma * up - off for up, off in zip(pushed, taken, strict=True))
-    Q = sigma * push - removed
-    curvature = float((evidence.text.gradient[layer] ** 2).sum(1).mean()) / D.shape[1]
-    moment = evidence.text.second_moment(layer) + evidence.near.second_moment(layer)
-    text = text * (0.5 / len(evidence.text.item) / KL) ** 0.5
-    return Layer(
-        ids,
-        sigma,
-        Q,
-        D,
-        own / evidence.own_base.clamp_min(0).mean(),
-        near / evidence.near_base.mean(),
-        text,
-        SPREAD * 0.5 * curvature / KL * moment,
-    )
-
-
-def _described(host: "Host", sae: "SAE", ids: Tensor, state: Strengths, layer: int, scans: Scans) -> dict[int, FeatureEvidence]:
-    """Column -> evidence, of the candidates of a layer that are in force."""
-    point, columns = hook_point_of(sae), state.value[layer].nonzero()[:, 0].tolist()
+def _described(host: "Host", sae: "SAE", ids: Tensor, state: Solved, layer: int, scans: Scans) -> dict[int, FeatureEvidence]:
+    """Column -> evidence, of the candidates of a layer that are changed."""
+    point, columns = hook_point_of(sae), sorted(c for x, c in state.Q if x == layer)
     here = {key: {point: s[point]} for key, s in scans.items()}
     others = [s[point] for (pool, split), s in here.items() if pool != "target" and split == "train"]
     phi, delta, rho = contrast(here["target", "train"][point], others)
-    directions: dict[int, Direction] = {
-        c: "suppress_positive" if state.layers[layer].sigma[c] < 0 else "suppress_negative" for c in columns
-    }
+    ends: dict[int, Direction] = {c: "suppress_positive" if state.push[layer, c] < 0 else "suppress_negative" for c in columns}
     features = {c: int(ids[c]) for c in columns}
     stats = {f: (int(phi[f]), float(delta[f]), float(rho[f])) for f in features.values()}
-    found = describe(host, point, sae, here, [(f, directions[c], "effect", []) for c, f in features.items()], stats)
+    found = describe(host, point, sae, here, [(f, ends[c], "effect", []) for c, f in features.items()], stats)
     return {
-        c: dataclasses.replace(
-            e,
-            strength=float(state.value[layer][c]),
-            effects={"margin": -float(state.fall[layer][c]), "neighbours": -float(state.near[layer][c])},
-        )
+        c: dataclasses.replace(e, effects={"margin": -state.fall[layer, c], "neighbours": -state.near[layer, c]})
         for c, e in zip(columns, found, strict=True)
     }

@@ -20,7 +20,7 @@ from .effect import by_effect
 from .filters import Judges, filtered
 from .math import LayerProblem
 from .search import Found, Objective, search
-from .surgery import Factors, activation_signs, layer_problem, saes_by_layer, value_vectors
+from .surgery import Factors, activation_signs, check_refs, layer_problem, saes_by_layer, value_vectors
 
 if TYPE_CHECKING:
     from ....deactivate.concept import Concept
@@ -101,6 +101,8 @@ class Plan:
     """Layer -> g."""
     tau: float
     mu: float
+    solved: list[Factors] | None = None
+    """The change of each feature, (Q [m 1], D [1 d]), where it was solved for; None: `problems` give it at tau and mu."""
     found: Found | None = None
 
     @cached_property
@@ -116,35 +118,24 @@ class Plan:
     def factors(self, tau: float, mu: float, n: int) -> dict[int, Factors]:
         """Layer -> (Q, D) of the edit of the first `n` features."""
         out: dict[int, Factors] = {}
-        mu, scale = (self.config.mu_effect, mu / self.config.mu_effect) if self.has_strengths else (mu, 1.0)
+        if self.solved is not None:
+            for layer in sorted({e.layer for e in self.chosen[:n]}):
+                parts = [part for e, part in zip(self.chosen[:n], self.solved, strict=False) if e.layer == layer]
+                out[layer] = mu * torch.cat([Q for Q, _ in parts], 1), torch.cat([D for _, D in parts])
+            return out
         for layer, (problem, ranks) in self.problems.items():
             columns = [c for c, rank in enumerate(ranks) if rank < n]
             if columns:
                 part = problem if len(columns) == len(ranks) else problem.subset(torch.tensor(columns))
-                Q = part.Q(tau, self.config.mu_at(layer, mu, self.host.post_norm))
-                out[layer] = scale * Q, part.D
+                out[layer] = part.Q(tau, self.config.mu_at(layer, mu, self.host.post_norm)), part.D
         return out
-
-    @property
-    def has_strengths(self) -> bool:
-        """Whether features were chosen with strengths, which mu then scales."""
-        return any(e.source == "effect" for e in self.chosen)
-
-    def folded(self) -> "Plan":
-        """The same edit with the scale of mu in the strengths, and mu at which those were chosen."""
-        if not self.has_strengths:
-            return self
-        scale = self.mu / self.config.mu_effect
-        return dataclasses.replace(
-            self, chosen=[dataclasses.replace(e, strength=e.strength * scale) for e in self.chosen], mu=self.config.mu_effect
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Evidence as plain values: features, what was dropped, settings, rows rewritten, the search."""
-        rows = {
-            str(layer): {str(self.chosen[r].id): int(p.rows(self.tau)[:, c].sum()) for c, r in enumerate(ranks)}
-            for layer, (p, ranks) in self.problems.items()
-        }
+        rows: dict[str, dict[str, int]] = {}
+        for layer, (Q, _) in self.factors(self.tau, self.mu, len(self.chosen)).items():
+            ids = [e.id for e in self.chosen if e.layer == layer]
+            rows[str(layer)] = {str(f): int(n) for f, n in zip(ids, (Q != 0).sum(0), strict=True)}
         return {
             "concept": self.concept.name,
             "digest": self.concept.digest,
@@ -159,7 +150,7 @@ class Plan:
 
 def reference(e: FeatureEvidence) -> FeatureRef:
     """What the config would call this feature."""
-    return FeatureRef(e.layer, e.id, e.direction, e.strength)
+    return FeatureRef(e.layer, e.id, e.direction)
 
 
 def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config: PiscesConfig, preserve: Sequence[str] = ()) -> Plan:
@@ -169,7 +160,7 @@ def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config
     """
     most = max([config.n_features, *config.grid_n]) if config.search and config.grid_n else config.n_features
     wanted = len(config.refs) or most
-    if config.selection_or_default == "effect" and not config.refs:
+    if config.selection_or_default == "effect":
         return _plan_by_effect(host, concept, by_layer, config, preserve, wanted)
     ranked = candidates(host, concept, by_layer, config, preserve)
     layers = sorted({e.layer for e in ranked})
@@ -190,16 +181,17 @@ def _plan_by_effect(
 ) -> Plan:
     places = {hook_point_of(s): s for s in by_layer.values()}
     scans = scan_pools(host, concept, places, FeatureConfig(texts=config.texts, seed=config.seed), ("train", "validation"), preserve)
-    signs = neuron_signs(host, concept, sorted(by_layer), config)
-    chosen = by_effect(host, concept, by_layer, signs, scans, config, wanted)
-    out = Plan(host, concept, config, by_layer, chosen, [], signs, config.tau, config.mu)
-    return (searched(out) if config.search else out).folded()
+    chosen, changes = by_effect(host, concept, by_layer, scans, config, wanted)
+    out = Plan(host, concept, config, by_layer, chosen, [], {}, config.tau, config.mu, changes)
+    return searched(out) if config.search else out
 
 
 def searched(open_plan: Plan) -> Plan:
     """The plan with tau, mu and the number of features that do best on `validation`."""
     p, config = open_plan, open_plan.config
     counts = sorted({min(n, len(p.chosen)) for n in config.grid_n}) or [len(p.chosen)]
+    if p.solved is not None:  # tau has no say in it
+        config = dataclasses.replace(config, grid_tau=(config.tau,))
     found = search(Objective(p.host, p.concept, config), p.factors, config, min(e.layer for e in p.chosen), counts)
     return dataclasses.replace(p, chosen=p.chosen[: found.best.n], tau=found.best.tau, mu=found.best.mu, found=found)
 
@@ -234,15 +226,10 @@ def candidates(
 
 
 def _given(host: "Host", by_layer: Mapping[int, "SAE"], ref: FeatureRef) -> FeatureEvidence:
-    if ref.layer not in by_layer:
-        have = sorted(by_layer)
-        raise InputError(f"features: {ref} is of layer {ref.layer}, but the SAEs given are of layers {have}")
+    check_refs([ref], by_layer)
     sae = by_layer[ref.layer]
-    if ref.id >= sae.cfg.d_sae:
-        raise InputError(f"features: {ref} is beyond the SAE's {sae.cfg.d_sae} features")
     with torch.no_grad():
-        found = describe(host, hook_point_of(sae), sae, {}, [(ref.id, ref.direction, "given", [])], {})[0]
-    return dataclasses.replace(found, strength=ref.strength)
+        return describe(host, hook_point_of(sae), sae, {}, [(ref.id, ref.direction, "given", [])], {})[0]
 
 
 def neuron_signs(host: "Host", concept: "Concept", layers: Sequence[int], config: PiscesConfig) -> dict[int, Tensor]:

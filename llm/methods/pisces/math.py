@@ -46,8 +46,6 @@ class LayerProblem:
     """M a feature instead of a layer."""
     skip_unknown: bool = False
     """Leave rows with g = 0 alone instead of giving them coefficient 0."""
-    strength: Float[Tensor, " r"] | None = None
-    """How far each feature's rows go towards their new coefficient; None: all the way, the paper's edit."""
 
     def coefficients(self, mu: float) -> Float[Tensor, "m r"]:
         """c_if = sigma_f g_i mu M (eq. 4.2)."""
@@ -59,13 +57,12 @@ class LayerProblem:
         return chosen & (self.g != 0)[:, None] if self.skip_unknown else chosen
 
     def Q(self, tau: float, mu: float) -> Float[Tensor, "m r"]:
-        """Q_if = strength_f (c_if - a_if) on S_f, else 0: the edit is Delta W_out = Q D (eq. 4.4, closed form of the loop 4.3).
+        """Q_if = c_if - a_if on S_f, else 0: the edit is Delta W_out = Q D (eq. 4.4, closed form of the loop 4.3).
 
         Raises:
             NumericsError: NaN or infinity in the result.
         """
         Q = torch.where(self.rows(tau), self.coefficients(mu) - self.a, self.a.new_zeros(()))
-        Q = Q if self.strength is None else Q * self.strength
         if not torch.isfinite(Q).all():
             raise NumericsError("the edit has NaN or infinity in it; check the SAE and the value vectors")
         return Q
@@ -74,7 +71,7 @@ class LayerProblem:
         """The problem of fewer features (M changes with them)."""
         return LayerProblem(
             self.s[:, columns], self.a[:, columns], self.D[columns], self.sigma[columns], self.g,
-            self.per_feature_scale, self.skip_unknown, None if self.strength is None else self.strength[columns],
+            self.per_feature_scale, self.skip_unknown,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ....base.errors import InputError
@@ -46,6 +46,19 @@ def saes_by_layer(saes: Sequence["SAE"]) -> dict[int, "SAE"]:
     return found
 
 
+def check_refs(refs: Sequence[FeatureRef], by_layer: Mapping[int, "SAE"]) -> None:
+    """That every feature named is there.
+
+    Raises:
+        InputError: Its layer has no SAE, or that SAE has no such feature.
+    """
+    for ref in refs:
+        if ref.layer not in by_layer:
+            raise InputError(f"features: {ref} is of layer {ref.layer}, but the SAEs given are of layers {sorted(by_layer)}")
+        if ref.id >= by_layer[ref.layer].cfg.d_sae:
+            raise InputError(f"features: {ref} is beyond the SAE's {by_layer[ref.layer].cfg.d_sae} features")
+
+
 def value_vectors(host: "Host", layer: int) -> Float[Tensor, "m d"]:
     """W_out of a layer: row i is the value vector of neuron i, whatever layout the host stores."""
     _, weight, transposed = host.down_proj(layer)
@@ -69,18 +82,25 @@ def layer_problem(
     Raises:
         InputError: A feature that the SAE does not have.
     """
+    check_refs(refs, {r.layer: sae for r in refs})
     ids = torch.tensor([r.id for r in refs], dtype=torch.int64)
-    if len(ids) and int(ids.max()) >= sae.cfg.d_sae:
-        raise InputError(f"features: {refs[int(ids.argmax())]} is beyond the SAE's {sae.cfg.d_sae} features")
     V, gain = value_vectors(host, layer_of(sae)).to(sae.W_enc), row_gain(host, sae, config.space_or_default)
     V = V if gain is None else V * gain.to(V)
     a = torch.cat([_encoded(sae, part, ids) for part in V.split(rows)])
     ids = ids.to(sae.W_enc.device)
     sigma = torch.tensor([r.sigma for r in refs], dtype=V.dtype, device=V.device)
-    strength = torch.tensor([r.strength for r in refs], dtype=V.dtype, device=V.device)
-    D = divide_gain(sae.W_dec.detach()[ids], None if gain is None else gain.to(V))
     skip = config.signed and config.preset == "efface"
-    return LayerProblem(V @ sae.W_enc.detach()[:, ids], a, D, sigma, g.to(V), config.per_feature_scale, skip, strength)
+    D = written(host, sae, ids, config)
+    return LayerProblem(V @ sae.W_enc.detach()[:, ids], a, D, sigma, g.to(V), config.per_feature_scale, skip)
+
+
+def written(host: "Host", sae: "SAE", ids: Int[Tensor, " r"], config: PiscesConfig) -> Float[Tensor, "r d"]:
+    """What one unit of a feature's coefficient adds to a value vector: its decoder row.
+
+    Over the post-norm's gain where rows are compared after it.
+    """
+    D, gain = sae.W_dec.detach()[ids.to(sae.W_dec.device)], row_gain(host, sae, config.space_or_default)
+    return divide_gain(D, None if gain is None else gain.to(D))
 
 
 def _encoded(sae: "SAE", x: Tensor, ids: Tensor) -> Tensor:
