@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from efface.sae.initialise import encoder_scale
 from efface.sae.sparse import (
     FusedAdam,
     TopK,
@@ -69,6 +70,11 @@ class Ours:
         ]
         self.optimizer = FusedAdam(groups, lr=s.lr, max_norm=1.0)
         self.silent_for = torch.zeros(s.d_sae, dtype=torch.int64)
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """What the trainer does before the first step: the encoder's scale from one batch."""
+        self.W_enc.mul_(encoder_scale(x, self.W_enc, self.b_enc, self.W_dec, self.s.k))
 
     def step(self, x: Tensor) -> None:
         """One step."""

@@ -113,6 +113,8 @@ def quality(args: argparse.Namespace) -> dict:
     trace: dict[str, list[float]] = {name: [] for name in rivals}
     for step in range(1, args.steps + 1):
         x = pool[torch.randint(len(pool), (batch,), generator=g)]
+        if step == 1:
+            rivals["ours"].start(x)
         for rival in rivals.values():
             rival.step(x)
         if step % max(1, args.steps // 4) == 0:

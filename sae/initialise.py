@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing, NumericsError, UnknownName
+from .sparse import decode_sparse, encode_topk
 
 NORMALIZE = ("unit", "sqrt_d", "none")
 
@@ -76,3 +77,27 @@ def input_scale(x: Float[Tensor, "n d"], normalize: str) -> float:
     if not 0 < size < float("inf"):
         raise InputError(f"cannot normalise activations of size {size}: is the hook point's output zero or not finite?")
     return 1 / size
+
+
+@torch.no_grad()
+def encoder_scale(
+    x: Float[Tensor, "n d"], W_enc: Float[Tensor, "d d_sae"], b_enc: Float[Tensor, " d_sae"], W_dec: Float[Tensor, "d_sae d"], k: int
+) -> float:
+    """The factor on the encoder with which the k largest latents reconstruct `x` best; what a random dictionary overshoots.
+
+    A dictionary of unit rows whose encoder is its transpose writes too much, the more so the larger k and d_sae are: Adam needs
+    hundreds of steps to shrink it. Which latents are the largest does not depend on the factor as long as `b_enc` is zero.
+
+    Args:
+        x: The encoder's input, `b_dec` subtracted.
+        W_enc: Encoder.
+        b_enc: Its bias, zero.
+        W_dec: Decoder.
+        k: Active latents a vector.
+
+    Returns:
+        The least-squares factor; 1 where the reconstruction is zero or points away from `x`.
+    """
+    made = decode_sparse(encode_topk(x, W_enc, b_enc, k), W_dec).double()
+    along, size = float((made * x.double()).sum()), float((made**2).sum())
+    return along / size if along > 0 else 1.0

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base.errors import ArtefactError
 from . import distributed
 from .config import CALIBRATED, TOPK_FAMILY, SAEConfig, TrainConfig
-from .initialise import geometric_median, input_scale
+from .initialise import encoder_scale, geometric_median, input_scale
 from .losses import Coefficients, Loss, variance
 from .sae import SAE
 from .schedules import dead_window, ramp
@@ -65,17 +65,22 @@ class Trainee:
 
     @torch.no_grad()
     def start(self, sample: Batch) -> None:
-        """Sets the scales from a sample, and `b_dec` to the geometric median of the scaled targets of one batch.
+        """Sets the scales from a sample, and from one batch of it `b_dec` and the TopK family's encoder.
 
-        *Scaling and evaluating sparse autoencoders* (Gao et al., 2024), App. A.1, starts the bias so.
+        `b_dec` to the geometric median of the scaled targets (*Scaling and evaluating sparse autoencoders*, Gao et al., 2024,
+        App. A.1), an autoencoder's encoder to the scale at which it reconstructs best.
         """
         x, y = self.hooks.vectors(sample, self.sae.b_dec)
         normalize, first = self.config.normalize, self.config.batch // distributed.world()
         self.scale_in = self.scale_out = input_scale(distributed.gather_rows(x), normalize)
         if self.hooks.read != self.hooks.write:
             self.scale_out = input_scale(distributed.gather_rows(y), normalize)
+        targets = distributed.gather_rows(y[:first]) * self.scale_out
         if self.config.init_b_dec:
-            self.sae.b_dec.copy_(geometric_median(distributed.gather_rows(y[:first]) * self.scale_out))
+            self.sae.b_dec.copy_(geometric_median(targets))
+        if self.cfg.architecture in TOPK_FAMILY and self.hooks.read == self.hooks.write:
+            inputs = self.sae.center(targets)
+            self.sae.W_enc.mul_(encoder_scale(inputs, self.sae.W_enc, self.sae.b_enc, self.sae.W_dec, self.cfg.k))
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
