@@ -52,7 +52,7 @@ EFFACE: Mapping[str, Any] = {
     "effect_rounds": 4,
     "effect_auroc": 0.55,
     "grid_mu": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3),
-    "min_kept": 0.925,
+    "min_kept": 0.945,
     "min_coherence": 0.992,
     "n_probe": 120,
     "n_effect_texts": 80,
