@@ -50,11 +50,11 @@ class DemoConfig:
     """Draws of each random control."""
     texts: int = 40
     """Neutral texts read by the evaluation."""
-    features: int = 200
+    features: int = 240
     """Features edited, at most."""
-    rounds: int = 2
+    rounds: int = 3
     """How often their effects are read."""
-    questions: int = 80
+    questions: int = 160
     """Questions, a pool, whose margins the effects are read of."""
     continuations: int = 8
     """Texts that the base writes on, scored before and after."""
@@ -99,7 +99,8 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     step(f"choosing features whose edits take {concept.name} out and little else, and mu, on validation")
     edit = erase(
         "pisces", host, [concept], list(saes.values()), seed=config.seed,
-        preset="efface", search=True, texts=config.read, grid_mu=config.scales, n_features=config.features, effect_rounds=config.rounds, n_effect=config.questions, n_effect_texts=2 * config.texts, n_probe=config.texts,
+        preset="efface", search=True, texts=config.read, grid_mu=config.scales, n_features=config.features, effect_rounds=config.rounds,
+        n_effect=config.questions, n_effect_texts=2 * config.texts, n_probe=config.texts,
     )  # fmt: skip
     edit.save(out / "edit")
     for f in used_features(edit.evidence)[:8]:
