@@ -181,7 +181,7 @@ def test_an_item_that_fell_already_counts_no_more_and_a_silent_layer_is_left_alo
 
 def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
     host, concept = trained_host(), magic()
-    config = PiscesConfig(preset="efface", mu=1.0, n_features=6, effect_fall=0.03, effect_rounds=1)
+    config = PiscesConfig(preset="efface", n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}
@@ -197,7 +197,7 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
 def test_given_features_are_solved_for_and_mu_scales_them() -> None:
     host, concept = trained_host(), magic()
     saes = [planted_sae(host, n) for n in (0, 1)]
-    config = PiscesConfig(preset="efface", mu=1.0, n_features=6, effect_rounds=1)
+    config = PiscesConfig(preset="efface", n_features=6, effect_rounds=1)
     first = plan(host, concept, saes_by_layer(saes), config).chosen
     given = dataclasses.replace(config, features=tuple(str(reference(e)) for e in first))
     whole, again, double = (fit(host, [concept], (), c, saes) for c in (config, given, dataclasses.replace(config, mu=2.0)))
@@ -213,7 +213,7 @@ def test_given_features_are_solved_for_and_mu_scales_them() -> None:
 def test_the_end_of_a_feature_is_the_one_that_is_pushed_away_from() -> None:
     host, concept = trained_host(), magic()
     saes = saes_by_layer([planted_sae(host, n) for n in (0, 1)])
-    out = plan(host, concept, saes, PiscesConfig(preset="efface", mu=1.0, n_features=6, effect_rounds=1))
+    out = plan(host, concept, saes, PiscesConfig(preset="efface", n_features=6, effect_rounds=1))
     taps = question_taps(host, [0, 1], concept.questions["train"] + concept.questions["validation"], concept.form)
     assert out.solved is not None
     for e, (Q, _) in zip(out.chosen, out.solved, strict=True):
@@ -230,7 +230,7 @@ def test_later_rounds_read_the_edited_host_against_the_base(monkeypatch: pytest.
         return found
 
     monkeypatch.setattr(effect, "gather", spy)
-    config = PiscesConfig(preset="efface", mu=1.0, n_features=18, effect_rounds=3, effect_fall=0.2)
+    config = PiscesConfig(preset="efface", n_features=18, effect_rounds=3, effect_fall=0.2)
     digest = host.digest
     fit(host, [magic()], (), config, [planted_sae(host, n) for n in (0, 1)])
     assert host.digest == digest
@@ -243,7 +243,7 @@ def test_later_rounds_read_the_edited_host_against_the_base(monkeypatch: pytest.
 def test_candidates_can_be_held_to_detect_the_concept() -> None:
     host, concept = trained_host(), magic()
     saes = [planted_sae(host, n) for n in (0, 1)]
-    config = PiscesConfig(preset="efface", mu=1.0, n_features=4, effect_auroc=0.7)
+    config = PiscesConfig(preset="efface", n_features=4, effect_auroc=0.7)
     found = fit(host, [concept], (), config, saes).evidence["concepts"][0]["features"]  # type: ignore[index]
     assert 0 < len(found) <= 4
     assert all(f["auroc"]["validation"] >= 0.7 for f in found)
@@ -256,6 +256,9 @@ def test_the_preset_sets_numbers_that_named_values_override() -> None:
     assert (made.tau, made.n_features, made.selection_or_default) == (0.5, EFFACE["n_features"], "effect")
     assert from_mapping(PiscesConfig, dataclasses.asdict(made)) == made
     assert from_mapping(PiscesConfig, {}) == PiscesConfig()
+    assert [PiscesConfig(**k).mu_or_default for k in ({}, {"selection": "effect"}, {"preset": "efface"}, {"mu": 3.0})] == [10, 1, 1, 3]
+    with pytest.raises(InputError, match="mu must be"):
+        PiscesConfig(mu=-1.0)
 
 
 def test_questions_must_be_there() -> None:

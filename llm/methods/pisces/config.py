@@ -47,7 +47,6 @@ def linscale(mu: float, layer: int, full_at: int = 9) -> float:
 
 
 EFFACE: Mapping[str, Any] = {
-    "mu": 1.0,
     "n_features": 400,
     "effect_rounds": 4,
     "effect_auroc": 0.55,
@@ -79,9 +78,10 @@ class PiscesConfig:
     """Share of the largest |v_i . W_enc_f| that a row must exceed to be rewritten, 0 to 1; 1 or more selects none.
     The authors' example: 0.4.
     """
-    mu: float = 10.0
-    """Strength: the new coefficient in units of M, >= 0. Authors' grid: 4 to 50; smaller without a post-norm.
-    selection=effect: the factor on all changes solved for (1: as they are)."""
+    mu: float | None = None
+    """Strength: the new coefficient in units of M, >= 0; smaller without a post-norm. Unset: 10 (authors' grid: 4 to 50).
+    selection=effect: the factor on the changes solved for. Unset: 1, as they are.
+    """
     signed: bool = True
     """Multiply the coefficient of row i by the majority sign of its activation h_i on the concept (the authors'
     better variant).
@@ -163,9 +163,9 @@ class PiscesConfig:
     """Order of the search and choice of texts."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "mu", "probe_tau", "probe_mu"):
+        for name in ("tau", "mu_or_default", "probe_tau", "probe_mu"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} must be a number >= 0, {getattr(self, name)} found")
+                raise InputError(f"{name.removesuffix('_or_default')} must be a number >= 0, {getattr(self, name)} found")
         for name in ("n_features", "topk", "minmatch", "texts", "n_probe", "n_contrast", "n_effect", "n_effect_texts", "effect_rounds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
@@ -191,6 +191,11 @@ class PiscesConfig:
         """The mu of a layer: scaled by `linscale` where that applies."""
         scaled = post_norm if self.linscale is None else self.linscale
         return linscale(mu, layer) if scaled else mu
+
+    @property
+    def mu_or_default(self) -> float:
+        """`mu`, or what the selection starts from."""
+        return (1.0 if self.selection_or_default == "effect" else 10.0) if self.mu is None else self.mu
 
     @property
     def selection_or_default(self) -> Literal["detect", "effect"]:

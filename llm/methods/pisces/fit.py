@@ -165,7 +165,7 @@ def plan(host: "Host", concept: "Concept", by_layer: Mapping[int, "SAE"], config
     ranked = candidates(host, concept, by_layer, config, preserve)
     layers = sorted({e.layer for e in ranked})
     signs = neuron_signs(host, concept, layers, config)
-    out = Plan(host, concept, config, by_layer, ranked[:wanted], [], signs, config.tau, config.mu)
+    out = Plan(host, concept, config, by_layer, ranked[:wanted], [], signs, config.tau, config.mu_or_default)
     if config.filters and not config.refs:
 
         def alone(e: FeatureEvidence) -> LayerProblem:
@@ -182,7 +182,7 @@ def _plan_by_effect(
     places = {hook_point_of(s): s for s in by_layer.values()}
     scans = scan_pools(host, concept, places, FeatureConfig(texts=config.texts, seed=config.seed), ("train", "validation"), preserve)
     chosen, changes = by_effect(host, concept, by_layer, scans, config, wanted)
-    out = Plan(host, concept, config, by_layer, chosen, [], {}, config.tau, config.mu, changes)
+    out = Plan(host, concept, config, by_layer, chosen, [], {}, config.tau, config.mu_or_default, changes)
     return searched(out) if config.search else out
 
 
