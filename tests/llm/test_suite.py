@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from planted import magic, planted_sae, trained_host
+from planted import MAGIC, MUSIC, PLAIN, magic, planted_sae, questions, trained_host
 from tiny import tiny_host
 
 from efface.base.errors import InputError, UnknownName
@@ -144,7 +144,8 @@ def test_only_the_controls_asked_for_are_drawn(cache):
 def test_random_features_take_over_coefficients_that_were_solved_for():
     host = trained_host()
     saes = [planted_sae(host, layer) for layer in (0, 1)]
-    one, other = magic(), magic(name="again")
+    other = magic(name="music", questions=questions(MUSIC, PLAIN), neighbour_questions=questions(MAGIC, PLAIN))  # another edit
+    one = magic()
     edit = fit(host, [one, other], config=PiscesConfig(preset="efface", n_features=3, effect_rounds=1), saes=saes)
     drawn = RandomFeatures(host, edit, saes, one).draw(1)
     for name, delta in edit.parts[0].deltas.items():
