@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-quick test test-slow lint types install peers clean
+.PHONY: demo demo-quick test test-slow test-triton lint types install peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/efface demo
@@ -19,6 +19,14 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
+
+# Triton's kernels in its interpreter, on the CPU. Not in .venv: other packages would use what they find there.
+test-triton: $(VENV)/.installed $(VENV)/triton
+	TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest tests/sae/test_sparse_training.py -k triton
+
+$(VENV)/triton: $(VENV)/.installed
+	$(PIP) --no-deps --target $@ triton
+	touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

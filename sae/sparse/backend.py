@@ -1,9 +1,10 @@
 """Which kernels run, how they share the threads, and the buffers they reuse.
 
 `EFFACE_KERNELS` chooses: `auto` (default: numba where it is installed and the tensors lie on the
-CPU in float32 or float64, plain torch otherwise), `torch`, or `numba` (an error where numba is
-missing). Both give the same selections and agree in values to rounding. numba is imported at the
-first use of a kernel, not before.
+CPU in float32 or float64, plain torch otherwise), `torch`, `numba` or `triton` (an error where
+that is missing). All give the same selections and agree in values to rounding. numba and Triton
+are imported at the first use of a kernel, not before. Triton takes the sparse products alone; its
+kernels are tested in its interpreter and have never run on a GPU, so they must be asked for.
 
 The kernels are serial functions over a range of rows or latents, run on a small thread pool: no
 second OpenMP runtime next to torch's, nothing to break in a forked process, and a result that
@@ -24,45 +25,52 @@ from torch import Tensor
 
 from ...base.errors import InputError
 
-__all__ = ["backend", "even_bounds", "run_ranges", "use_numba", "workspace"]
+__all__ = ["backend", "even_bounds", "run_ranges", "use_numba", "use_triton", "workspace"]
 
-_CHOICES = ("auto", "torch", "numba")
+_CHOICES = ("auto", "torch", "numba", "triton")
 _local = threading.local()
 
 
 @cache
-def _numba_installed() -> bool:
-    return importlib.util.find_spec("numba") is not None
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def backend() -> str:
-    """`numba` or `torch`: what CPU tensors are worked on with.
-
-    As `EFFACE_KERNELS` and the installation say.
+    """`numba`, `triton` or `torch`, as `EFFACE_KERNELS` and the installation say.
 
     Raises:
-        InputError: `EFFACE_KERNELS` holds an unknown word, or `numba` where numba is not installed.
+        InputError: `EFFACE_KERNELS` holds an unknown word, or the name of a package that is not installed.
     """
     choice = os.environ.get("EFFACE_KERNELS", "auto")
     if choice not in _CHOICES:
         raise InputError(f"EFFACE_KERNELS must be one of {', '.join(_CHOICES)}; found {choice!r}")
-    if choice == "numba" and not _numba_installed():
-        raise InputError("EFFACE_KERNELS=numba, but numba is not installed: pip install numba")
-    return "numba" if choice != "torch" and _numba_installed() else "torch"
+    if choice in ("numba", "triton") and not _installed(choice):
+        raise InputError(f"EFFACE_KERNELS={choice}, but {choice} is not installed: pip install {choice}")
+    if choice == "auto":
+        return "numba" if _installed("numba") else "torch"
+    return choice
 
 
 def use_numba(*tensors: Tensor) -> bool:
-    """Whether the compiled kernels can take these tensors (all on the CPU.
+    """Whether numba's kernels can take these tensors: all on the CPU, all float32 or all float64."""
+    return _alike(tensors) and all(tensor.device.type == "cpu" for tensor in tensors) and backend() == "numba"
 
-    All float32 or all float64).
+
+def use_triton(*tensors: Tensor) -> bool:
+    """Whether Triton's kernels are asked for and can take these tensors: all float32 or all float64, all on one CUDA device.
+
+    In its interpreter (`TRITON_INTERPRET=1`) also on the CPU.
     """
+    places = {tensor.device for tensor in tensors}
+    kinds = {place.type for place in places}
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return _alike(tensors) and len(places) == 1 and (kinds == {"cuda"} or interpreted) and backend() == "triton"
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
     dtypes = {tensor.dtype for tensor in tensors}
-    return (
-        len(dtypes) == 1
-        and dtypes <= {torch.float32, torch.float64}
-        and all(tensor.device.type == "cpu" for tensor in tensors)
-        and backend() == "numba"
-    )
+    return len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from .acts import SparseActs, Transpose
-from .backend import even_bounds, run_ranges, use_numba
+from .backend import even_bounds, run_ranges, use_numba, use_triton
 from .rowgrad import RowGrad
 
 _GATHER = 2**24
@@ -34,6 +34,10 @@ def combine(
 
         args = (acts.indptr, acts.indices, values, weights, out)
         run_ranges(combine_rows, even_bounds(n), *(t.numpy() for t in args))
+    elif use_triton(values, weights, out):
+        from .triton_products import combine_rows
+
+        combine_rows(acts.indptr, acts.indices, values, weights, out)
     elif acts.nnz:
         offsets = acts.indptr.to(acts.indices.dtype)
         out += embedding_bag(
@@ -56,6 +60,11 @@ def dots(by: Transpose, vectors: Float[Tensor, "m d"], weights: Float[Tensor, "d
         ptr = by.indptr.numpy()
         args = (by.rows, by.position, vectors, weights, out)
         run_ranges(dots_by_latent, latent_bounds(ptr), ptr, *(t.numpy() for t in args))
+        return out
+    if use_triton(vectors, weights):
+        from .triton_products import dots_by_latent
+
+        dots_by_latent(by.indptr, by.rows, by.position, vectors, weights, out)
         return out
     latents = torch.arange(len(weights), device=out.device).repeat_interleave(by.indptr.diff())
     step = max(1, _GATHER // max(1, vectors.shape[1]))
@@ -83,6 +92,14 @@ def scatter(
         ptr = by.indptr.numpy()
         args = (by.rows, by.position, values, vectors, into.rows, into.touched, sums)
         run_ranges(scatter_by_latent, latent_bounds(ptr), ptr, *(t.numpy() for t in args))
+        return sums
+    if use_triton(values, vectors, into.rows):
+        from .triton_products import scatter_by_latent
+
+        scatter_by_latent(by.indptr, by.rows, by.position, values, vectors, into.touched, into.rows)
+        # A sum of each latent's values is the product with vectors of one column, all 1.
+        ones, marks = torch.ones_like(vectors[:, :1]), torch.zeros_like(into.touched)
+        scatter_by_latent(by.indptr, by.rows, by.position, values, ones, marks, sums[:, None])
         return sums
     active = by.indptr.diff() > 0
     if not active.any():

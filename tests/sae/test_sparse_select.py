@@ -207,7 +207,7 @@ def test_bad_arguments(monkeypatch):
         with pytest.raises(ValueError, match=match):
             call()
     monkeypatch.setenv("EFFACE_KERNELS", "cuda")
-    with pytest.raises(ValueError, match="auto, torch, numba"):
+    with pytest.raises(ValueError, match="auto, torch, numba, triton"):
         sparse.encode_topk(x, W_enc, b_enc, 3)
 
 

@@ -3,6 +3,7 @@
 For every architecture that uses it.
 """
 
+import os
 import subprocess
 import sys
 
@@ -27,10 +28,13 @@ N, D_IN, D_OUT, D_SAE = 23, 10, 7, 60
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
-@pytest.fixture(params=["torch", "numba"])
+needs_interpreter = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="make test-triton")
+
+
+@pytest.fixture(params=["torch", "numba", pytest.param("triton", marks=needs_interpreter)])
 def kernels(request, monkeypatch):
-    if request.param == "numba":
-        pytest.importorskip("numba")
+    if request.param != "torch":
+        pytest.importorskip(request.param)
     monkeypatch.setenv("EFFACE_KERNELS", request.param)
     return request.param
 
@@ -220,8 +224,8 @@ def test_row_grad_comes_and_goes():
         attach_row_grad(loose)
 
 
-def step_grads(threads, dtype):
-    p, x = weights(d_sae=900, dtype=dtype, d_in=33, d_out=33), batch(300, 33, dtype)
+def step_grads(threads, dtype, n=300):
+    p, x = weights(d_sae=3 * n, dtype=dtype, d_in=141, d_out=141), batch(n, 141, dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -234,20 +238,22 @@ def step_grads(threads, dtype):
 
 
 def test_bits_repeat(kernels):
-    first = step_grads(2, torch.float32)
+    n = 20 if kernels == "triton" else 300
+    first = step_grads(2, torch.float32, n)
     for _ in range(3):
-        again = step_grads(2, torch.float32)
+        again = step_grads(2, torch.float32, n)
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_backends_agree_in_float32(monkeypatch):
-    pytest.importorskip("numba")
+@pytest.mark.parametrize("other", ["numba", pytest.param("triton", marks=needs_interpreter)])
+def test_backends_agree_in_float32(monkeypatch, other):
+    pytest.importorskip(other)
     found = {}
-    for name in ("torch", "numba"):
+    for name in ("torch", other):
         monkeypatch.setenv("EFFACE_KERNELS", name)
-        found[name] = step_grads(2, torch.float32)
+        found[name] = step_grads(2, torch.float32, n=40 if other == "triton" else 300)
     for name in NAMES:
-        a, b = found["torch"][name], found["numba"][name]
+        a, b = found["torch"][name], found[other][name]
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
