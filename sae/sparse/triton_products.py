@@ -4,7 +4,6 @@ Tested in Triton's interpreter on the CPU; never run on a GPU, so nothing is kno
 is summed by one program in a fixed order, as on the CPU.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor
 
 BLOCK = 128
 """Columns a program holds at once."""
-_jit: Callable[[Any], Any] = triton.jit
 
 
-@_jit
+@triton.jit
 def _combine(indptr, indices, values, weights, out, d, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -29,7 +27,7 @@ def _combine(indptr, indices, values, weights, out, d, BLOCK: tl.constexpr):
     tl.store(out + row * d + columns, total, mask=inside)
 
 
-@_jit
+@triton.jit
 def _dots(latents, rows, position, vectors, weights, out, d, BLOCK: tl.constexpr):
     entry = tl.program_id(0)
     latent, row = tl.load(latents + entry).to(tl.int64), tl.load(rows + entry).to(tl.int64)
@@ -41,7 +39,7 @@ def _dots(latents, rows, position, vectors, weights, out, d, BLOCK: tl.constexpr
     tl.store(out + tl.load(position + entry), tl.sum(total, 0))
 
 
-@_jit
+@triton.jit
 def _scatter(indptr, rows, position, values, vectors, touched, out, d, BLOCK: tl.constexpr):
     latent = tl.program_id(0).to(tl.int64)
     first, last = tl.load(indptr + latent), tl.load(indptr + latent + 1)
@@ -57,6 +55,10 @@ def _scatter(indptr, rows, position, values, vectors, touched, out, d, BLOCK: tl
         tl.store(out + latent * d + columns, total, mask=inside)
 
 
+def _launch(kernel: Any, grid: tuple[int, ...], *args: Any) -> None:
+    kernel[grid](*args, BLOCK=BLOCK)
+
+
 def _blocks(d: int) -> int:
     return triton.cdiv(d, BLOCK)
 
@@ -65,7 +67,7 @@ def combine_rows(indptr: Tensor, indices: Tensor, values: Tensor, weights: Tenso
     """`out[r] += sum of values[j] * weights[indices[j]]` over the entries `j` of row `r`."""
     n, d = out.shape
     if n:
-        _combine[(n, _blocks(d))](indptr, indices, values, weights, out, d, BLOCK=BLOCK)
+        _launch(_combine, (n, _blocks(d)), indptr, indices, values, weights, out, d)
 
 
 def dots_by_latent(indptr: Tensor, rows: Tensor, position: Tensor, vectors: Tensor, weights: Tensor, out: Tensor) -> None:
@@ -73,7 +75,7 @@ def dots_by_latent(indptr: Tensor, rows: Tensor, position: Tensor, vectors: Tens
     if len(rows):
         latents = torch.arange(len(weights), device=out.device, dtype=torch.int32)
         of_entry = latents.repeat_interleave(indptr.diff(), output_size=len(rows))
-        _dots[(len(rows),)](of_entry, rows, position, vectors, weights, out, vectors.shape[1], BLOCK=BLOCK)
+        _launch(_dots, (len(rows),), of_entry, rows, position, vectors, weights, out, vectors.shape[1])
 
 
 def scatter_by_latent(
@@ -84,5 +86,5 @@ def scatter_by_latent(
     Marks the rows it writes.
     """
     d_sae, d = out.shape
-    _scatter[(d_sae, _blocks(d))](indptr, rows, position, values, vectors, touched.view(torch.uint8), out, d, BLOCK=BLOCK)
+    _launch(_scatter, (d_sae, _blocks(d)), indptr, rows, position, values, vectors, touched.view(torch.uint8), out, d)
     touched |= indptr.diff() > 0

@@ -133,6 +133,7 @@ def test_a_broken_concept_file(places: Places, capsys: pytest.CaptureFixture[str
 def test_saes_of_another_model_or_place(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
     line = "erase pisces --model {p}/%s --concept {p}/magic.json --sae {p}/%s --out {p}/out/e"
     refused(line % ("other", "sae"), "trained on another model", places, capsys)
+    refused(line % ("model", "sae") + " --dtype bfloat16", "the same in another dtype", places, capsys)
     refused(line % ("wide", "sae"), "d_in is 32, but .* has width 64", places, capsys)
     host = tiny_host()
     for name, changes, says in [
