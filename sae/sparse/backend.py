@@ -88,23 +88,23 @@ def even_bounds(n: int) -> list[int]:
     return [n * t // threads for t in range(threads + 1)]
 
 
-def run_ranges(kernel: Callable[..., Any], bounds: Sequence[int], *args: Any) -> None:
-    """Call `kernel(*args, lo, hi)` for each pair of neighbouring bounds, at the same time.
+def run_ranges(kernel: Callable[..., Any], bounds: Sequence[int], *args: Any) -> list[Any]:
+    """Call `kernel(*args, lo, hi)` for each pair of neighbouring bounds, at the same time; what they return, in order.
 
     The last on this thread.
     """
     pairs = [(lo, hi) for lo, hi in itertools.pairwise(bounds) if lo < hi]
     if not pairs:
-        return
+        return []
     waiting = []
     if len(pairs) > 1:
         pool = _pool(os.getpid(), len(pairs) - 1)
         waiting = [pool.submit(kernel, *args, lo, hi) for lo, hi in pairs[:-1]]
     try:
-        kernel(*args, *pairs[-1])
+        last = kernel(*args, *pairs[-1])
     finally:
-        for future in waiting:
-            future.result()
+        found = [future.result() for future in waiting]
+    return [*found, last]
 
 
 def workspace(name: str, rows: int, columns: int, like: Tensor) -> Tensor:

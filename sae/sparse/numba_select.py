@@ -197,19 +197,22 @@ def _above(row, bias, threshold, lo, hi):
 
 
 @plain
-def count_above(pre, bias, threshold, counts, lo, hi):
-    """How many entries of each of the rows `lo:hi` exceed their threshold."""
-    for r in range(lo, hi):
-        counts[r] = _above(pre[r], bias, threshold, 0, pre.shape[1])
+def take_above(pre, bias, threshold, column, counts, lo, hi):
+    """Values and latents of the entries of rows `lo:hi` that exceed their threshold, in order; `counts[r]` is a row's number.
 
-
-@plain
-def fill_above(pre, bias, threshold, column, indptr, values, indices, lo, hi):
-    """Write the entries of rows `lo:hi` that exceed their threshold, in order, from `indptr` on."""
+    A row is counted and taken while it lies in the cache.
+    """
     width = pre.shape[1]
+    values, indices, m = np.empty(64 * (hi - lo), pre.dtype), np.empty(64 * (hi - lo), np.int32), 0
     for r in range(lo, hi):
         row = pre[r]
-        m, end, start = indptr[r], indptr[r + 1], 0
+        counts[r] = _above(row, bias, threshold, 0, width)
+        end = m + counts[r]
+        if end > len(values):
+            more_v, more_i = np.empty(2 * end, pre.dtype), np.empty(2 * end, np.int32)
+            more_v[:m], more_i[:m] = values[:m], indices[:m]
+            values, indices = more_v, more_i
+        start = 0
         while m < end:
             stop = min(start + 64, width)
             if _above(row, bias, threshold, start, stop):
@@ -220,3 +223,4 @@ def fill_above(pre, bias, threshold, column, indptr, values, indices, lo, hi):
                         indices[m] = column + c
                         m += 1
             start = stop
+    return values[:m], indices[:m]

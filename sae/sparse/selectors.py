@@ -156,16 +156,13 @@ def above(
         mask = dense > limits
         torch.cumsum(mask.sum(1), 0, out=indptr[1:])
         return SparseActs(indptr, (mask.nonzero()[:, 1] + column).int(), dense[mask], d_sae)
-    from .numba_select import count_above, fill_above
+    from .numba_select import take_above
 
-    block = pre.numpy(), bias.numpy(), limits.numpy()
     counts = torch.empty(n, dtype=torch.int64)
-    run_ranges(count_above, even_bounds(n), *block, counts.numpy())
+    block = (t.numpy() for t in (pre, bias, limits))
+    parts = run_ranges(take_above, even_bounds(n), *block, column, counts.numpy())
     torch.cumsum(counts, 0, out=indptr[1:])
-    indices = torch.empty(int(indptr[-1]), dtype=torch.int32)
-    values = pre.new_empty(len(indices))
-    out = indptr.numpy(), values.numpy(), indices.numpy()
-    run_ranges(fill_above, even_bounds(n), *block, column, *out)
+    values, indices = (torch.cat([torch.from_numpy(part[i]) for part in parts]) for i in range(2))
     return SparseActs(indptr, indices, values, d_sae)
 
 
