@@ -165,6 +165,19 @@ def test_coefficients_take_what_is_wanted_with_the_least_damage_of_all_in_the_sp
     assert _total(evidence, D, {x: 1.05 * q for x, q in Q.items()}) != pytest.approx(best, rel=1e-3)
 
 
+def test_what_few_questions_cannot_show_is_spread_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence, D = _evidence(), {x: torch.eye(4) for x in (0, 1)}
+
+    def unevenness(noise: float) -> float:
+        monkeypatch.setattr(coefficients, "NOISE", noise)
+        Q = Round(evidence).solved(D, 0.2)
+        fallen = _effects(evidence, {x: Q[x] @ D[x] for x in D})[0][evidence.open > 0]
+        assert float(evidence.fall[evidence.open > 0] @ fallen) == pytest.approx(0.2, rel=1e-3)
+        return float(fallen.std())
+
+    assert unevenness(0.01) < 0.3 * unevenness(100.0)
+
+
 def test_an_item_that_fell_already_counts_no_more_and_a_silent_layer_is_left_alone() -> None:
     evidence = _evidence()
     assert evidence.open.tolist() == [1, 1, 1, 0, 1]
@@ -183,6 +196,7 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
     host, concept = trained_host(), magic()
     config = PiscesConfig(preset="efface", n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
+    assert (edit.evidence["concepts"][0]["tau"], edit.evidence["concepts"][0]["rows"]) == (None, None)
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}
     assert len(found) == 6

@@ -131,15 +131,20 @@ class Plan:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """Evidence as plain values: features, what was dropped, settings, rows rewritten, the search."""
-        rows: dict[str, dict[str, int]] = {}
-        for layer, (Q, _) in self.factors(self.tau, self.mu, len(self.chosen)).items():
-            ids = [e.id for e in self.chosen if e.layer == layer]
-            rows[str(layer)] = {str(f): int(n) for f, n in zip(ids, (Q != 0).sum(0), strict=True)}
+        """Evidence as plain values: features, what was dropped, settings, rows rewritten, the search.
+
+        Where coefficients were solved for, `tau` and `rows` are None: every row of a layer is changed.
+        """
+        rows: dict[str, dict[str, int]] | None = None
+        if self.solved is None:
+            rows = {}
+            for layer, (Q, _) in self.factors(self.tau, self.mu, len(self.chosen)).items():
+                ids = [e.id for e in self.chosen if e.layer == layer]
+                rows[str(layer)] = {str(f): int(n) for f, n in zip(ids, (Q != 0).sum(0), strict=True)}
         return {
             "concept": self.concept.name,
             "digest": self.concept.digest,
-            "tau": self.tau,
+            "tau": self.tau if self.solved is None else None,
             "mu": self.mu,
             "features": [dataclasses.asdict(e) for e in self.chosen],
             "dropped": [dataclasses.asdict(e) for e in self.dropped],
