@@ -30,6 +30,10 @@ class LoopConfig:
     """Steps of linear warm-up; step t of them runs at (t + 1) / (warmup + 1) of the peak."""
     clip: float | None = 1.0
     """Largest gradient norm over all parameters; none: no clipping. The norm before clipping is logged."""
+    average: float | None = None
+    """Decay of an exponential moving average of the parameters, in [0, 1); step t decays by min(it, (1 + t) / (10 + t)).
+    None: no average is kept.
+    """
     accumulate: int = 1
     """Micro-batches a step; their gradients are averaged."""
     seed: int = 0
@@ -51,6 +55,8 @@ class LoopConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: a number in [0, 1) expected, {getattr(self, name)} found")
+        if self.average is not None and not 0 <= self.average < 1:
+            raise InputError(f"average: a decay in [0, 1) expected, {self.average} found; leave it out (null) to keep none")
         if self.weight_decay < 0:
             raise InputError(f"weight_decay: 0 or more expected, {self.weight_decay} found")
         if self.schedule not in SCHEDULES:

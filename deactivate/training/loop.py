@@ -39,6 +39,8 @@ class LoopResult:
     """Loss of the last step, mean over micro-batches and processes."""
     seconds: float
     """Wall time of this call."""
+    averages: Mapping[str, Tensor] | None = None
+    """Name -> moving average of the parameter, float32 (float64 for those), where the config asks for one."""
 
 
 def lr_factor(step: int, config: LoopConfig) -> float:
@@ -93,7 +95,7 @@ def fit_loop(
         run.go_on(first, stop, desc)
     if accelerator:
         accelerator.wait_for_everyone()  # the last checkpoint is written before anybody goes on
-    return LoopResult(config.steps, first, run.loss, time.perf_counter() - start)
+    return LoopResult(config.steps, first, run.loss, time.perf_counter() - start, run.averages or None)
 
 
 class _Run:
@@ -114,6 +116,8 @@ class _Run:
         self.main = self.rank == 0
         self.masters = {n: p if p.dtype in (torch.float32, torch.float64) else p.detach().float() for n, p in params.items()}
         self.optimiser = torch.optim.AdamW(self.masters.values(), config.lr, (config.beta1, config.beta2), config.eps, config.weight_decay)
+        kept = self.masters if config.average is not None else {}
+        self.averages = {n: p.detach().clone() for n, p in kept.items()}
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None
         self.log: JsonlLog | None = None
 
@@ -159,6 +163,8 @@ class _Run:
             for name, p in self.params.items():
                 if self.masters[name] is not p:
                     p.copy_(self.masters[name])
+            for name, average in self.averages.items():
+                average.lerp_(self.masters[name], 1 - min(self.config.average or 0.0, (1 + step) / (10 + step)))
         self.loss = total
         if self.log and (step % self.config.log_every == 0 or step + 1 == self.config.steps):
             lr = self.optimiser.param_groups[0]["lr"]
@@ -210,6 +216,7 @@ class _Run:
         tensors = {f"param/{n}": p.detach() for n, p in self.masters.items()}
         for name, p in self.masters.items():
             tensors |= {f"{m}/{name}": self.optimiser.state[p][m] for m in MOMENTS}
+        tensors |= {f"average/{n}": a for n, a in self.averages.items()}
         values = {
             "config": dataclasses.asdict(self.config),
             "loss": self.loss,
@@ -220,7 +227,8 @@ class _Run:
     def restore(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> int:
         """Puts parameters, moments and the source where the checkpoint has them, after checking all of it; the step."""
         same_settings(values["config"], dataclasses.asdict(self.config))
-        wanted = {f"{m}/{n}": p for n, p in self.masters.items() for m in ("param", "exp_avg", "exp_avg_sq")}
+        parts = ("param", "exp_avg", "exp_avg_sq", *(["average"] if self.averages else []))
+        wanted = {f"{m}/{n}": p for n, p in self.masters.items() for m in parts}
         wrong = [k for k, p in wanted.items() if k not in tensors or tensors[k].shape != p.shape or tensors[k].dtype != p.dtype]
         surplus = {k.partition("/")[2] for k in tensors} - set(self.masters)
         if wrong or surplus:
@@ -232,6 +240,8 @@ class _Run:
                 p.copy_(tensors[f"param/{name}"])
                 self.params[name].copy_(p)
                 self.optimiser.state[p] = {m: tensors[f"{m}/{name}"].to(p.device if m != "step" else "cpu") for m in MOMENTS}
+            for name, average in self.averages.items():
+                average.copy_(tensors[f"average/{name}"])
         if self.source:
             self.source.restore(values["source"])
         self.loss = values["loss"]

@@ -111,6 +111,29 @@ def test_resuming_a_finished_run_does_nothing_and_the_first_resume_starts(tmp_pa
     assert (first.first_step, result.first_step, result.loss) == (0, 8, first.loss)
 
 
+def test_the_moving_average_is_of_every_step_and_outlives_an_interruption(tmp_path: Path) -> None:
+    w, seen = torch.nn.Parameter(torch.ones(3)), []
+    config = LoopConfig(steps=30, lr=0.1, average=0.8)
+
+    def step_fn(step: int, micro: int) -> torch.Tensor:
+        seen.append(w.detach().clone())
+        return (w * torch.tensor([1.0, 2.0, -1.0])).sum() ** 2
+
+    result = fit_loop(step_fn, {"w": w}, config)
+    expected = torch.ones(3)
+    for t, value in enumerate([*seen[1:], w.detach()]):
+        expected = expected + (1 - min(0.8, (1 + t) / (10 + t))) * (value - expected)
+    assert result.averages is not None
+    torch.testing.assert_close(result.averages["w"], expected)
+    kept = LoopConfig(**{**vars(CONFIG), "average": 0.9})
+    _, whole = train(None, kept)
+    with pytest.raises(Interrupted):
+        train(tmp_path, kept, stop_at=4)
+    _, resumed = train(tmp_path, kept, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.averages.values(), resumed.averages.values(), strict=True))
+    assert train(None, CONFIG)[1].averages is None
+
+
 def test_the_callers_generators_and_other_weights_are_left_alone() -> None:
     model = host()
     before = {n: p.clone() for n, p in model.named_parameters()}
@@ -244,6 +267,7 @@ def test_resume_refuses_other_settings_parameters_and_sources(tmp_path: Path) ->
         {"beta1": 1.0},
         {"weight_decay": -1.0},
         {"accumulate": 0},
+        {"average": 1.0},
     ],
 )
 def test_settings_are_checked(bad: dict[str, Any]) -> None:
