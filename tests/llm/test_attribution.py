@@ -192,10 +192,11 @@ def test_an_item_that_fell_already_counts_no_more_and_a_silent_layer_is_left_alo
         Round(dataclasses.replace(deaf, own=dataclasses.replace(deaf.own, gradient=nothing))).solved(D, 0.2)
 
 
-def test_an_edit_by_effect_lowers_the_margin_as_predicted() -> None:
+def test_an_edit_by_effect_lowers_the_margin_as_predicted(caplog: pytest.LogCaptureFixture) -> None:
     host, concept = trained_host(), magic()
     config = PiscesConfig(preset="efface", n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
+    assert "fits them alone" in caplog.text
     assert (edit.evidence["concepts"][0]["tau"], edit.evidence["concepts"][0]["rows"]) == (None, None)
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}
