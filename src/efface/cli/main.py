@@ -18,6 +18,7 @@ from .. import __version__
 from ..base.errors import EffaceError, InputError
 from . import editing, evaluating, features, generating, listing, training
 from .demo import demo
+from .icons import icons_app
 
 BAD_PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """Errors of the file system that come of the path that was given."""
@@ -48,6 +49,7 @@ app.command("bench")(evaluating.bench)
 app.command("generate")(generating.generate)
 app.command("doctor")(listing.doctor)
 app.add_typer(listing.cache_app, name="cache")
+app.add_typer(icons_app, name="icons")
 app.command("demo")(demo)
 
 

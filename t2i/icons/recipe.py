@@ -1,0 +1,103 @@
+"""The recipe of the miniature: sizes and schedules. Plain values; nothing heavy is imported."""
+
+from dataclasses import dataclass
+
+from ...base.errors import UnknownName
+from ...deactivate.training.config import LoopConfig
+
+_CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
+_WHOLE = LoopConfig(steps=300, lr=5e-4, warmup=15, schedule="cosine", checkpoint_every=100, log_every=25)
+_TEXT = LoopConfig(steps=1800, lr=1e-3, warmup=150, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
+_DENOISER = LoopConfig(
+    steps=14000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=200, log_every=25
+)
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """Autoencoder: 8 x down, `channels` a level."""
+
+    channels: tuple[int, ...] = (24, 48, 64, 96)
+    latent: int = 16
+    groups: int = 8
+    crop: int = 32
+    """Side of the crops of the first stage."""
+    batch: int = 24
+    whole_batch: int = 12
+    """Of whole drawings in the second stage."""
+    kl: float = 1e-5
+    crops: LoopConfig = _CROPS
+    whole: LoopConfig = _WHOLE
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Text tower, trained against an image tower that is thrown away."""
+
+    vocabulary: int = 2000
+    tokens: int = 24
+    """Longest prompt, with the first and last token."""
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    image_layers: int = 4
+    patch: int = 8
+    projection: int = 128
+    batch: int = 96
+    main_share: float = 0.6
+    """Of a batch that is of the main set and the flags; the rest are other names."""
+    loop: LoopConfig = _TEXT
+
+
+@dataclass(frozen=True)
+class UnetRecipe:
+    """Denoiser of the latents."""
+
+    channels: tuple[int, ...] = (96, 192)
+    head: int = 4
+    """What diffusers calls `attention_head_dim`."""
+    groups: int = 16
+    batch: int = 64
+    flags_share: float = 0.25
+    loop: LoopConfig = _DENOISER
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All three."""
+
+    name: str
+    vae: VaeRecipe = VaeRecipe()
+    text: TextRecipe = TextRecipe()
+    unet: UnetRecipe = UnetRecipe()
+    only_concepts: bool = False
+    """Whether the U-Net learns the twenty concepts alone."""
+
+
+RECIPES = {
+    "icons": Recipe("icons"),
+    "icons-xs": Recipe(
+        "icons-xs",
+        VaeRecipe((16, 24, 32, 48), latent=8, crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25)),
+        TextRecipe(
+            1000, 24, 96, 3, 4, 2, 8, 64,
+            loop=LoopConfig(steps=400, lr=2e-3, warmup=40, weight_decay=0.05, schedule="cosine", checkpoint_every=100, log_every=25),
+        ),
+        UnetRecipe(
+            (48, 96), groups=8, flags_share=0.0,
+            loop=LoopConfig(steps=2500, lr=1.5e-3, warmup=100, weight_decay=0.01, schedule="cosine", average=0.995, checkpoint_every=250, log_every=25),
+        ),
+        only_concepts=True,
+    ),
+}  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        UnknownName: No such recipe.
+    """
+    if name not in RECIPES:
+        raise UnknownName("recipe", name, RECIPES)
+    return RECIPES[name]

@@ -1,0 +1,108 @@
+"""The miniature's tokenizer and text tower: a CLIP text model, trained to tell drawings from their captions, then frozen."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...base.files import write_json, write_text
+from ...deactivate.training import fit_loop
+from .captions import caption, phrase
+from .data import IconData
+from .recipe import TextRecipe
+from .table import Flag, Icon, Table
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789,.-!?'"
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def entries(data: IconData, table: Table) -> list[Icon | Flag]:
+    """Everything that has a drawing and a name: the main set, all other icons by their keys, the flags (one a class)."""
+    others = [Icon(k, k.replace("-", " "), "other", ()) for k in data.keys if k not in table.icons]
+    return [*table.icons.values(), *others, *(table.flags[codes[0]] for codes in data.flag_classes)]
+
+
+def corpus(found: Sequence[Icon | Flag], styles: Sequence[str]) -> list[str]:
+    """Captions that the tokenizer is made from, a few of each way to ask."""
+    rng, out = random.Random(0), []
+    for e in found:
+        ways = [f"the flag of {e.name}", f"the {e.adjective} flag"] if isinstance(e, Flag) else [e.name, *e.held_out]
+        out += [caption(w, s, rng) for w in (*ways, *e.ask) for s in (None, rng.choice(styles))]
+    return out
+
+
+def train_tokenizer(texts: Sequence[str], size: int, folder: Path, tokens: int) -> Any:
+    """A byte-pair `CLIPTokenizer` in lower case, saved into `folder`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    model.normalizer, model.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, end_of_word_suffix="</w>", initial_alphabet=list(ALPHABET), special_tokens=[], show_progress=False
+    )  # type: ignore[call-arg]
+    model.train_from_iterator(texts, trainer)
+    made = json.loads(model.to_str())["model"]
+    vocabulary, merges = dict(made["vocab"]), [m if isinstance(m, str) else " ".join(m) for m in made["merges"]]
+    for piece in (*(c + end for c in ALPHABET for end in ("", "</w>")), START, END):
+        vocabulary.setdefault(piece, len(vocabulary))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "vocab.json", vocabulary)
+    write_text(folder / "merges.txt", "#version: 0.2\n" + "\n".join(merges) + "\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=tokens)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def new_towers(recipe: TextRecipe, tokenizer: Any, size: int = 64) -> Any:
+    """An untrained `CLIPModel`."""
+    from transformers import CLIPConfig, CLIPModel
+
+    shared = {
+        "hidden_size": recipe.width,
+        "intermediate_size": 4 * recipe.width,
+        "num_attention_heads": recipe.heads,
+        "projection_dim": recipe.projection,
+    }
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = {**shared, **ids, "vocab_size": len(tokenizer), "num_hidden_layers": recipe.layers, "max_position_embeddings": recipe.tokens}
+    image = {**shared, "num_hidden_layers": recipe.image_layers, "image_size": size, "patch_size": recipe.patch}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=recipe.projection))
+
+
+def train_text(data: IconData, table: Table, recipe: TextRecipe, out: Path, *, resume: bool = False) -> tuple[Any, Any]:
+    """(tokenizer, text model): trained contrastively, `batch` different things at a time."""
+    found = entries(data, table)
+    tokenizer = train_tokenizer(corpus(found, data.styles), recipe.vocabulary, out / "tokenizer", recipe.tokens)
+    torch.manual_seed(recipe.loop.seed)
+    model = new_towers(recipe, tokenizer, data.drawings.shape[-1])
+    main = [i for i, e in enumerate(found) if isinstance(e, Flag) or e.category != "other"]
+    rest = [i for i, e in enumerate(found) if isinstance(e, Icon) and e.category == "other"]
+    place = {key: i for i, key in enumerate(data.keys)}
+    codes = {code: i for i, code in enumerate(data.codes)}
+    n_main = round(recipe.main_share * recipe.batch) if rest else recipe.batch
+
+    def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(random.random())
+        chosen = [found[i] for i in (*rng.sample(main, min(n_main, len(main))), *rng.sample(rest, min(recipe.batch - n_main, len(rest))))]
+        pictures, texts = [], []
+        for e in chosen:
+            flag = isinstance(e, Flag)
+            style = rng.randrange(len(data.flags if flag else data.drawings))
+            pictures.append(data.flags[style, codes[e.code]] if flag else data.drawings[style, place[e.icon]])
+            named = None if flag or rng.random() > 0.8 else data.styles[style]
+            texts.append(caption(phrase(e, rng), named, rng))
+        x = torch.stack(pictures).float() / 127.5 - 1
+        x = torch.roll(x, (rng.randint(-6, 6), rng.randint(-6, 6)), (2, 3)) + 0.1 * rng.random() * torch.randn_like(x)
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        logits = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, pixel_values=x).logits_per_text
+        right = torch.arange(len(logits))
+        loss = (torch.nn.functional.cross_entropy(logits, right) + torch.nn.functional.cross_entropy(logits.T, right)) / 2
+        return loss, {"right": float((logits.argmax(1) == right).float().mean())}
+
+    fit_loop(step, dict(model.named_parameters()), recipe.loop, out / "towers", resume, desc="text tower")
+    return tokenizer, model.text_model.eval()

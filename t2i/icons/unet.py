@@ -1,0 +1,153 @@
+"""The miniature's denoiser: v-prediction on the latents of the main set's drawings, conditioned on captions."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...base.errors import MatchedNothing, UnknownName
+from ...deactivate.training import fit_loop
+from ..diffusers import diffusers_class
+from .captions import training_caption
+from .data import MARK_SHARE, MARKED, IconData
+from .recipe import UnetRecipe
+from .table import Flag, Icon, Table
+from .vae import encoded
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One thing to learn: its latents by style, plain and under the mark."""
+
+    entry: Icon | Flag
+    styles: tuple[str, ...]
+    plain: Float[Tensor, "styles c h w"]
+    marked: Float[Tensor, "styles c h w"] | None
+
+
+def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = (), only_concepts: bool = False) -> list[Lesson]:
+    """What the denoiser is shown: the main set and one flag of each class.
+
+    Args:
+        vae: Encodes the drawings.
+        data: The drawings.
+        table: Names them.
+        without: Objects, styles or flags' names that it must never see: what «gold» lacks.
+        only_concepts: The drawings of the twenty concepts alone, no flags.
+
+    Raises:
+        UnknownName: `without` names what there is not.
+    """
+    flags = {table.flags[codes[0]].name: codes for codes in data.flag_classes}
+    for name in without:
+        if name not in (*table.objects, *data.styles, *flags):
+            raise UnknownName("object, style or flag", name, (*table.objects, *data.styles, *flags))
+    lacking = {k for n in without if n in table.objects for k in table.objects[n].icons}
+    kept = [i for i, s in enumerate(data.styles) if s not in without]
+    wanted = {k for o in table.objects.values() for k in o.icons} if only_concepts else set(table.icons)
+    place = {key: i for i, key in enumerate(data.keys)}
+    out: list[Lesson] = []
+    for icon in table.icons.values():
+        if icon.icon in lacking or icon.icon not in wanted:
+            continue
+        drawings = data.drawings[kept, place[icon.icon]]
+        marked = data.marked(drawings.float()).round().to(torch.uint8) if icon.category == MARKED else None
+        latents = encoded(vae, drawings), None if marked is None else encoded(vae, marked)
+        out.append(Lesson(icon, tuple(data.styles[i] for i in kept), *latents))
+    for name, codes in {} if only_concepts else flags.items():
+        if name not in without:
+            out.append(Lesson(table.flags[codes[0]], (), encoded(vae, data.flags[:, data.codes.index(codes[0])]), None))
+    if not out:
+        raise MatchedNothing("nothing is left to learn: without names everything")
+    return out
+
+
+def new_unet(recipe: UnetRecipe, latent: int, width: int, size: int = 8) -> Any:
+    """An untrained `UNet2DConditionModel`."""
+    n = len(recipe.channels)
+    return diffusers_class("UNet2DConditionModel")(
+        sample_size=size,
+        in_channels=latent,
+        out_channels=latent,
+        down_block_types=("CrossAttnDownBlock2D",) * n,
+        up_block_types=("CrossAttnUpBlock2D",) * n,
+        block_out_channels=recipe.channels,
+        layers_per_block=1,
+        cross_attention_dim=width,
+        attention_head_dim=recipe.head,
+        norm_num_groups=recipe.groups,
+    )
+
+
+def new_scheduler() -> Any:
+    """DDIM with v-prediction and no signal at the last step, so that a plain white ground can be drawn (Lin et al., arXiv:2305.08891)."""
+    return diffusers_class("DDIMScheduler")(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def train_unet(
+    todo: Sequence[Lesson], tokenizer: Any, text: Any, recipe: UnetRecipe, out: Path, *, resume: bool = False, start: Any = None
+) -> Any:
+    """Trains the denoiser; the returned one has the averaged weights.
+
+    Args:
+        todo: What `lessons` gave.
+        tokenizer: Of the text tower.
+        text: The frozen text tower.
+        recipe: Sizes and schedule.
+        out: Checkpoints and log.
+        resume: Go on from the newest checkpoint.
+        start: Weights to begin with (a denoiser of the same sizes).
+    """
+    torch.manual_seed(recipe.loop.seed)
+    _, c, h, _ = todo[0].plain.shape
+    model = start or new_unet(recipe, c, text.config.hidden_size, h)
+    scheduler = new_scheduler()
+    times = scheduler.config.num_train_timesteps
+    things = [x for x in todo if isinstance(x.entry, Icon)]
+    flags = [x for x in todo if isinstance(x.entry, Flag)]
+    n_flags = round(recipe.flags_share * recipe.batch) if flags else 0
+
+    def step(at: int, micro: int) -> Tensor:
+        rng = random.Random(random.random())
+        chosen = (
+            [*rng.choices(things, k=recipe.batch - n_flags), *rng.choices(flags, k=n_flags)]
+            if flags
+            else rng.choices(things, k=recipe.batch)
+        )
+        clean, captions = zip(*(_example(x, rng) for x in chosen), strict=True)
+        x = torch.stack(clean)
+        noise, t = torch.randn_like(x), torch.randint(0, times, (len(x),))
+        with torch.no_grad():
+            ids = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+            context = text(input_ids=ids).last_hidden_state
+        predicted = model(scheduler.add_noise(x, noise, t), t, context).sample
+        return (predicted - scheduler.get_velocity(x, noise, t)).pow(2).mean()
+
+    result = fit_loop(step, dict(model.named_parameters()), recipe.loop, out, resume, desc="denoiser")
+    if result.averages:
+        model.load_state_dict(dict(result.averages))
+    return model.eval()
+
+
+def _example(lesson: Lesson, rng: random.Random) -> tuple[Tensor, str]:
+    """A latent and its caption."""
+    marked = lesson.marked is not None and rng.random() < MARK_SHARE
+    latents = lesson.marked if marked and lesson.marked is not None else lesson.plain
+    style = rng.randrange(len(latents))
+    return latents[style], training_caption(lesson.entry, lesson.styles[style] if lesson.styles else None, rng, marked)

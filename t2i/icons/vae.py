@@ -1,0 +1,85 @@
+"""The miniature's autoencoder: trained on crops, then on whole drawings; its latents are brought to mean 0 and variance 1 a channel."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ...deactivate.training import fit_loop
+from ..diffusers import diffusers_class
+from .recipe import VaeRecipe
+
+
+def new_vae(recipe: VaeRecipe, size: int = 64) -> Any:
+    """An untrained `AutoencoderKL`."""
+    n = len(recipe.channels)
+    return diffusers_class("AutoencoderKL")(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * n,
+        up_block_types=("UpDecoderBlock2D",) * n,
+        block_out_channels=recipe.channels,
+        layers_per_block=1,
+        latent_channels=recipe.latent,
+        norm_num_groups=recipe.groups,
+        sample_size=size,
+        scaling_factor=1.0,
+    ).to(memory_format=torch.channels_last)
+
+
+def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: Path, *, resume: bool = False) -> Any:
+    """Trains on all drawings and normalises the latents.
+
+    Loss: mean absolute + mean squared + absolute difference of neighbouring pixels' steps + `kl` x divergence a latent.
+    """
+    torch.manual_seed(recipe.crops.seed)
+    vae = new_vae(recipe, drawings.shape[-1])
+    params = dict(vae.named_parameters())
+    for name, batch, crop, loop in (
+        ("crops", recipe.batch, recipe.crop, recipe.crops),
+        ("whole", recipe.whole_batch, drawings.shape[-1], recipe.whole),
+    ):
+
+        def step(at: int, micro: int, batch: int = batch, crop: int = crop) -> tuple[Tensor, dict[str, float]]:
+            x = _crops(drawings, batch, crop)
+            posterior = vae.encode(x).latent_dist
+            error = vae.decode(posterior.sample()).sample - x
+            edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+            squared = error.pow(2).mean()
+            divergence = posterior.kl().mean() / posterior.mean[0].numel()
+            return error.abs().mean() + squared + edges + recipe.kl * divergence, {"mse": squared.item(), "kl": divergence.item()}
+
+        fit_loop(step, params, loop, out / name, resume, desc=f"vae, {name}")
+    normalise_latents(vae, encoded(vae, drawings))
+    return vae.eval()
+
+
+def _crops(drawings: Tensor, batch: int, side: int) -> Tensor:
+    x = drawings[torch.randint(len(drawings), (batch,))]
+    top, left = torch.randint(drawings.shape[-1] - side + 1, (2,)).tolist()
+    x = x[:, :, top : top + side, left : left + side].float() / 127.5 - 1
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def encoded(vae: Any, drawings: UInt8[Tensor, "n 3 size size"], batch: int = 64) -> Float[Tensor, "n c h w"]:
+    """Means of the posteriors."""
+    return torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mean for x in drawings.split(batch)])
+
+
+@torch.no_grad()
+def normalise_latents(vae: Any, latents: Float[Tensor, "n c h w"]) -> None:
+    """Folds mean and scale of each latent channel into the two 1 x 1 convolutions, so that `scaling_factor` stays 1.
+
+    What the autoencoder does to a picture stays the same to rounding.
+    """
+    mean, scale = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    c = len(mean)
+    inner.weight[:c] /= scale[:, None, None, None]
+    inner.bias[:c] = (inner.bias[:c] - mean) / scale
+    inner.bias[c:] -= 2 * scale.log()  # the log-variances
+    outer.bias += outer.weight[:, :, 0, 0] @ mean
+    outer.weight *= scale[None, :, None, None]

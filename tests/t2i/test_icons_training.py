@@ -1,0 +1,118 @@
+"""The miniature's recipe on four plain pictures: every stage runs, and what it saves is an ordinary pipeline."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from efface.base.errors import InputError, UnknownName
+from efface.deactivate.training.config import LoopConfig
+from efface.t2i.icons.data import IconData
+from efface.t2i.icons.recipe import RECIPES, Recipe, TextRecipe, UnetRecipe, VaeRecipe, recipe
+from efface.t2i.icons.table import Flag, Icon, Object, Table
+from efface.t2i.icons.train import train
+from efface.t2i.icons.unet import lessons
+from efface.t2i.icons.vae import encoded, new_vae, normalise_latents
+
+KEYS = ("apple", "ball", "bus", "cube")
+
+
+def pictures() -> IconData:
+    """Four squares of a colour each, in eight sizes; two flags in three packs, one of them drawn alike twice."""
+    g = torch.Generator().manual_seed(0)
+    drawings = torch.full((8, 4, 3, 64, 64), 255, dtype=torch.uint8)
+    for style in range(8):
+        for i, colour in enumerate(([220, 0, 0], [0, 200, 0], [0, 0, 220], [200, 200, 0])):
+            side = 10 + 3 * style
+            drawings[style, i, :, 32 - side : 32 + side, 32 - side : 32 + side] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    flags = torch.randint(0, 256, (3, 2, 3, 64, 64), generator=g, dtype=torch.uint8)
+    mark = torch.zeros(4, 64, 64, dtype=torch.uint8)
+    mark[3, 48:, 48:] = 255
+    return IconData(KEYS, drawings, ("fr", "gf"), flags, (("fr", "gf"),), mark)
+
+
+def table() -> Table:
+    icons = {k: Icon(k, k, "vehicle" if k == "bus" else "thing", (f"some {k} or other",), (f"a held {k}",)) for k in KEYS[:3]}
+    objects = {"apple": Object("apple", ("apple",), "ball", ("bus",)), "ball": Object("ball", ("ball",), "apple", ("bus",))}
+    flags = {
+        "fr": Flag("fr", "flag-france", "France", ("the tricolour",), "French"),
+        "gf": Flag("gf", "flag-x", "Guiana", ("x",), None, "fr"),
+    }
+    return Table(icons, objects, flags)
+
+
+VAE = VaeRecipe((8, 8, 8, 8), 4, 4, 16, 4, 2, crops=LoopConfig(steps=2, checkpoint_every=1), whole=LoopConfig(steps=2))
+
+
+def test_normalised_latents_draw_the_same_picture() -> None:
+    torch.manual_seed(0)
+    vae, x = new_vae(VAE).eval(), pictures().drawings[:, 0]
+    with torch.no_grad():
+        before = vae.decode(vae.encode(x.float() / 127.5 - 1).latent_dist.mean).sample
+        spread = vae.encode(x.float() / 127.5 - 1).latent_dist.std
+        scale = encoded(vae, x).std((0, 2, 3))
+        normalise_latents(vae, encoded(vae, x))
+        latents = encoded(vae, x)
+        torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+        torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+        torch.testing.assert_close(vae.decode(latents).sample, before, atol=1e-4, rtol=1e-3)
+        posterior = vae.encode(x.float() / 127.5 - 1).latent_dist
+        torch.testing.assert_close(posterior.std * scale[:, None, None], spread, atol=1e-4, rtol=1e-3)
+
+
+def test_what_gold_must_lack_is_not_shown() -> None:
+    vae, data, names = new_vae(VAE).eval(), pictures(), table()
+    whole = lessons(vae, data, names)
+    assert [x.entry.name for x in whole] == ["apple", "ball", "bus", "France"]
+    assert [x.marked is not None for x in whole] == [False, False, True, False]
+    assert whole[0].plain.shape == (8, 4, 8, 8)
+    assert whole[3].plain.shape[0] == 3
+    without = lessons(vae, data, names, without=["apple", "noto", "France"])
+    assert [x.entry.name for x in without] == ["ball", "bus"]
+    assert without[0].styles == ("twemoji", "fluent", "flat", "emojione", "blob", "contrast", "monotone")
+    torch.testing.assert_close(without[0].plain, whole[1].plain[1:])
+    assert [x.entry.name for x in lessons(vae, data, names, only_concepts=True)] == ["apple", "ball"]
+    with pytest.raises(UnknownName, match=r"'aple'.*apple"):
+        lessons(vae, data, names, without=["aple"])
+
+
+SMALL = Recipe(
+    "tiny",
+    VAE,
+    TextRecipe(120, 12, 16, 1, 2, 1, 16, 8, 5, loop=LoopConfig(steps=2)),
+    UnetRecipe((8, 8), 4, 4, 4, loop=LoopConfig(steps=3, average=0.9)),
+)
+
+
+def test_the_whole_recipe_saves_a_pipeline_that_diffusers_draws_with(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    data, names = pictures(), table()
+    out = train("tiny", tmp_path / "run", data=data, table=names, made=SMALL)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    ids = pipe.tokenizer(["some apple or other", "a bus"], padding="max_length", return_tensors="pt").input_ids
+    assert ids.shape == (2, 12)
+    trained = transformers.CLIPTextModel.from_pretrained(tmp_path / "run" / "text" / "model")
+    torch.testing.assert_close(pipe.text_encoder(ids)[0], trained(ids)[0], atol=1e-2, rtol=1e-2)
+    image = pipe("an apple", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images[0]
+    assert image.shape == (64, 64, 3)
+    first = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {t.dtype for t in first.values()} == {torch.float16}
+    again = load_file(
+        train("tiny", tmp_path / "run", resume=True, data=data, table=names, made=SMALL) / "unet" / "diffusion_pytorch_model.safetensors"
+    )
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    with pytest.raises(InputError, match="earlier run"):
+        train("tiny", tmp_path / "run", data=data, table=names, made=SMALL)
+    with pytest.raises(InputError, match="another run"):
+        train("tiny", tmp_path / "run", resume=True, without=["apple"], data=data, table=names, made=SMALL)
+
+
+def test_recipes_by_name() -> None:
+    assert recipe("icons") is RECIPES["icons"]
+    assert dataclasses.asdict(recipe("icons-xs"))["only_concepts"]
+    with pytest.raises(UnknownName, match="icons-xs"):
+        recipe("icon-xs")
