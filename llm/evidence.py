@@ -20,8 +20,8 @@ class FeatureConfig:
     """Least ratio of activation per token on the concept to that on neighbours and on general text."""
     n_contrast: int = 100
     """How many features the activation contrast nominates a hook point."""
-    texts: int = 200
-    """At most so many texts of each pool and split are read."""
+    texts: int | None = 200
+    """At most so many texts of each pool and split are read; None: all."""
     min_auroc: float = 0.6
     """Least AUROC of a feature in the set that is judged together (the first feature is always in it)."""
     fpr: float = 0.01

@@ -1,6 +1,5 @@
 """A concept's gate: features and weights from `train`, calibrated on `validation`, judged on `test`."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -96,7 +95,7 @@ def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", fpr: float, n
 def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int) -> Gate:
     places = check_saes(host, saes)
     read = _with_questions(concept, seed)
-    scans = scan_pools(host, read, places, FeatureConfig(texts=sys.maxsize, seed=seed), ("train", "validation"))
+    scans = scan_pools(host, read, places, FeatureConfig(texts=None, seed=seed), ("train", "validation"))
     ids = {p: _often(scans, p, s.cfg.d_sae) for p, s in places.items()}
     at = [(p, int(f)) for p, found in ids.items() for f in found]
     if not at:
