@@ -165,6 +165,15 @@ def test_coefficients_take_what_is_wanted_with_the_least_damage_of_all_in_the_sp
     assert _total(evidence, D, {x: 1.05 * q for x, q in Q.items()}) != pytest.approx(best, rel=1e-3)
 
 
+def test_layers_are_weighed_by_the_damage_of_the_best_change_in_them() -> None:
+    evidence, free = _evidence(), torch.eye(4)
+    round_ = Round(evidence)
+    for layers in ([0], [1], [0, 1]):
+        D = dict.fromkeys(layers, free)
+        assert round_.least(layers, 0.2) == pytest.approx(_total(evidence, D, round_.solved(D, 0.2)), rel=1e-3)
+    assert round_.least([0, 1], 0.2) < min(round_.least([0], 0.2), round_.least([1], 0.2))
+
+
 def test_what_few_questions_cannot_show_is_spread_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     evidence, D = _evidence(), {x: torch.eye(4) for x in (0, 1)}
 

@@ -3,7 +3,7 @@
 `Delta W_out = Q D`: row i of Q says by how much neuron i writes less or more of each feature; D are the features' decoder rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +109,21 @@ class Round:
             weighed = (r.gradient @ directions.T) * alpha[self.item].to(r.gradient)[:, None]
             out[layer] = torch.linalg.solve_triangular(r.root.T, r.hidden.T @ weighed, upper=True)
         return out
+
+    @torch.no_grad()
+    def least(self, layers: Sequence[int], wanted: float) -> float:
+        """The damage of the best change of these layers alone, in the span of no dictionary: which layers are worth one.
+
+        Raises:
+            ValueError: Nothing there moves the margin.
+        """
+        K = torch.zeros(self.n, self.n, dtype=torch.float64)
+        for layer in layers:
+            K += self._products(self.read[layer], self.read[layer].gradient)
+        rows, done = self.rows.double(), self.done.double()
+        alpha = least_damage(K, self.fall.double(), rows, done, wanted)
+        change = K @ alpha
+        return float(alpha @ change + (rows @ change + done).square().sum())
 
     def _products(self, r: _Reading, g: Float[Tensor, "t p"]) -> Float[Tensor, "n n"]:
         """Sum over the tokens of two items of (h . h')(g . g'), for all pairs of items; half of them computed."""
