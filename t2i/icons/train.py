@@ -11,7 +11,7 @@ from ...base.files import digest, new_folder, read_json, write_json
 from ...base.running import log
 from ..diffusers import diffusers_class
 from .assemble import assemble
-from .data import IconData, load
+from .data import MARKED, IconData, load
 from .recipe import Recipe, recipe
 from .table import Table, packaged_table
 from .text import train_text
@@ -58,8 +58,6 @@ def train(
 
 def _all_drawings(data: IconData, table: Table) -> torch.Tensor:
     """Every drawing, those that carry the mark also under it, and all flags."""
-    from .data import MARKED
-
     marked = [data.keys.index(k) for k, i in table.icons.items() if i.category == MARKED]
     under = data.marked(data.drawings[:, marked].flatten(0, 1).float()).round().to(torch.uint8)
     return torch.cat([data.drawings.flatten(0, 1), under, data.flags.flatten(0, 1)])
