@@ -115,7 +115,7 @@ class DeactivationPart(Part):
 def feature_acts(sae: "SAE", x: Float[Tensor, "n d"], features: tuple[int, ...]) -> Float[Tensor, "n f"]:
     """Activations of some features, `x` brought to the SAE's device and dtype."""
     weight = sae.W_dec
-    return sae.encode(x.to(weight.device, weight.dtype))[:, list(features)]
+    return sae.encode_features(x.to(weight.device, weight.dtype), features)
 
 
 def sae_hook_point(sae: "SAE") -> str:

@@ -1,6 +1,6 @@
 """The SAE: weights, encode, decode, training forward, threshold calibration, folding, loading and saving."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,21 @@ class SAE(nn.Module):
         """Latents as a dense differentiable tensor in the weights' dtype; `encode_sparse` for many of either."""
         acts, values = self.arch.sparse(self, self.center(self._rows(x)))
         return acts.with_values(values).to_dense().to(self.dtype).reshape(*x.shape[:-1], self.cfg.d_sae)
+
+    def encode_features(self, x: Float[Tensor, "*batch d_in"], features: Sequence[int]) -> Float[Tensor, "*batch m"]:
+        """`encode(x)[..., features]` without the others: differentiable, in the weights' dtype.
+
+        Costs `m` encoder rows where latents do not compete (relu, jumprelu, gated, batchtopk and matryoshka with their
+        threshold), the whole encoder product for topk; no dense `[n d_sae]` matrix either way.
+
+        Raises:
+            InputError: A feature outside `[0, d_sae)`; else as `encode_sparse`.
+        """
+        ids = torch.as_tensor(features, dtype=torch.int64, device=self.device)
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < self.cfg.d_sae):
+            raise InputError(f"features must lie in [0, {self.cfg.d_sae}); found {int(ids.min())} to {int(ids.max())}")
+        acts = self.arch.columns(self, self.center(self._rows(x)), ids)
+        return acts.to(self.dtype).reshape(*x.shape[:-1], len(ids))
 
     def decode(
         self, acts: SparseActs | Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...base.errors import InputError
 from ..losses import Coefficients, Loss
 from ..sparse import SparseActs, decode_on, encode_on
 
@@ -17,6 +18,8 @@ class Architecture:
 
     scaled: tuple[str, ...] = ("b_enc",)
     """Weights `[d_sae]` in the units of a pre-activation: `fold_scale` divides them."""
+    competes: bool = False
+    """Whether a latent's value depends on the other latents' pre-activations."""
 
     def extra_weights(self, sae: "SAE") -> None:
         """Registers weights beside `W_enc`, `W_dec` and `b_dec`."""
@@ -38,6 +41,21 @@ class Architecture:
         """Active set and values `[nnz]`, differentiable in the input and in the weights."""
         acts = self.choose(sae, sae_in)
         return acts, self.values(sae, acts, encode_on(acts, sae_in, sae.W_enc, self.bias(sae)))
+
+    def alone(self, sae: "SAE", pre: Tensor, ids: Tensor) -> Tensor:
+        """Values `[n m]` of the latents `ids` from their own pre-activations `[n m]`, where latents do not compete."""
+        raise NotImplementedError
+
+    def columns(self, sae: "SAE", sae_in: Tensor, ids: Tensor) -> Tensor:
+        """Values `[n m]` of the latents `ids`: `m` encoder rows where latents do not compete, else the whole encoder product."""
+        if self.competes:
+            acts, values = self.sparse(sae, sae_in)
+            return acts.with_values(values).select(ids)
+        wide = torch.promote_types(sae_in.dtype, torch.float32)
+        pre = sae_in.to(wide) @ sae.W_enc.T[ids].T.to(wide) + self.bias(sae)[ids].to(wide)
+        if not torch.isfinite(pre).all():
+            raise InputError("NaN or infinity in the pre-activations: look at the activations that are encoded")
+        return self.alone(sae, pre, ids)
 
     def training(self, sae: "SAE", x: Tensor, target: Tensor, dead_mask: Tensor | None, weights: Coefficients) -> Loss:
         """Losses of a batch `x` `[n d_in]`, `target` `[n d_out]`."""

@@ -20,6 +20,10 @@ class Relu(Architecture):
         """All above 0."""
         return encode_threshold(sae_in, sae.W_enc, sae.b_enc, 0.0)
 
+    def alone(self, sae: "SAE", pre: Tensor, ids: Tensor) -> Tensor:
+        """What is above 0."""
+        return pre.relu()
+
     def training(self, sae: "SAE", x: Tensor, target: Tensor, dead_mask: Tensor | None, weights: Coefficients) -> Loss:
         """Dead latents have no term of their own here: `dead_mask` is only counted by the trainer."""
         acts = (sae.center(x) @ sae.W_enc + sae.b_enc).relu()
@@ -53,7 +57,13 @@ class Gated(Architecture):
 
     def values(self, sae: "SAE", acts: SparseActs, pre: Tensor) -> Tensor:
         """Magnitudes of the latents whose gate is open."""
-        at = acts.indices
+        return self._magnitudes(sae, pre, acts.indices)
+
+    def alone(self, sae: "SAE", pre: Tensor, ids: Tensor) -> Tensor:
+        """Magnitudes where the gate is open."""
+        return torch.where(pre > 0, self._magnitudes(sae, pre, ids), 0)
+
+    def _magnitudes(self, sae: "SAE", pre: Tensor, at: Tensor) -> Tensor:
         h = pre - sae.b_gate.index_select(0, at)
         return (sae.r_mag.index_select(0, at).exp() * h + sae.b_mag.index_select(0, at)).relu()
 

@@ -33,6 +33,10 @@ class JumpRelu(Architecture):
         """All above their thresholds."""
         return encode_threshold(sae_in, sae.W_enc, sae.b_enc, sae.threshold)
 
+    def alone(self, sae: "SAE", pre: Tensor, ids: Tensor) -> Tensor:
+        """What is above its threshold."""
+        return torch.where(pre > sae.threshold[ids], pre, 0)
+
     def training(self, sae: "SAE", x: Tensor, target: Tensor, dead_mask: Tensor | None, weights: Coefficients) -> Loss:
         """The STE moves the thresholds (and, with `ste_to_input`, the pre-activations)."""
         cfg = sae.cfg

@@ -28,6 +28,8 @@ class TopKFamily(Architecture):
     `|e|^2` over the prefixes.
     """
 
+    competes = True
+
     def choose(self, sae: "SAE", sae_in: Tensor) -> SparseActs:
         """The `k` largest of each vector."""
         return encode_topk(sae_in, sae.W_enc, sae.b_enc, sae.cfg.k)
@@ -57,6 +59,8 @@ class TopKFamily(Architecture):
 class BatchTopKFamily(TopKFamily):
     """BatchTopK and Matryoshka: `k` a vector on average over the global batch; one threshold at inference."""
 
+    competes = False
+
     def extra_weights(self, sae: "SAE") -> None:
         """The threshold is -1 until `SAE.calibrate_threshold` has measured it."""
         super().extra_weights(sae)
@@ -64,13 +68,20 @@ class BatchTopKFamily(TopKFamily):
 
     def choose(self, sae: "SAE", sae_in: Tensor) -> SparseActs:
         """All above the threshold: what is active depends on no other vector of the batch."""
+        return encode_threshold(sae_in, sae.W_enc, sae.b_enc, self._threshold(sae))
+
+    def alone(self, sae: "SAE", pre: Tensor, ids: Tensor) -> Tensor:
+        """What is above the threshold."""
+        return torch.where(pre > self._threshold(sae), pre, 0)
+
+    def _threshold(self, sae: "SAE") -> float:
         threshold = float(sae.threshold)
         if threshold < 0:
             raise InputError(
                 f"this {sae.cfg.architecture} SAE has no inference threshold yet; "
                 "call sae.calibrate_threshold(batches) with held-out vectors"
             )
-        return encode_threshold(sae_in, sae.W_enc, sae.b_enc, threshold)
+        return threshold
 
     def selector(self, sae: "SAE") -> Selector:
         """Over the global batch."""

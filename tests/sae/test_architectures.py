@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.flop_counter
 
 from efface.base.config import from_mapping
 from efface.base.errors import InputError, MatchedNothing, NumericsError, UnknownName
@@ -195,6 +196,35 @@ def test_sparse_dense_and_forward_agree(architecture, kind):
     cube = x.view(4, 12, D_IN)
     assert torch.equal(sae(cube).reshape(N, -1), sae(x))
     assert sae.encode(cube).shape == (4, 12, D_SAE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_some_features_are_the_columns_of_all(architecture, kind):
+    sae, (x, _) = make(architecture, kind), batch(kind)
+    if architecture in ("batchtopk", "matryoshka"):
+        sae.calibrate_threshold([x])
+    ids = [7, 3, 30, 11, 12, 13]
+    x.requires_grad_()
+    some, whole = sae.encode_features(x, ids), sae.encode(x)[:, ids]
+    torch.testing.assert_close(some, whole)
+    assert 0 < int((some > 0).sum()) < some.numel()
+    for want, got in zip(*(torch.autograd.grad(t.square().sum(), (x, sae.W_enc)) for t in (whole, some)), strict=True):
+        torch.testing.assert_close(got, want)
+    assert sae.encode_features(x.view(4, 12, D_IN), ids).shape == (4, 12, 6)
+
+
+def test_some_features_cost_their_encoder_rows_where_latents_do_not_compete():
+    sae, x = SAE(SAEConfig("jumprelu", 64, 2**15)), torch.randn(64, 64)
+    counter = torch.utils.flop_counter.FlopCounterMode(display=False)
+    with counter:
+        sae.encode_features(x, range(10))
+    assert counter.get_total_flops() == 2 * 64 * 64 * 10
+    assert bool(sae.encode_features(x, range(10)).any())
+    with pytest.raises(InputError, match=r"\[0, 32768\)"):
+        sae.encode_features(x, [2**15])
+    with pytest.raises(InputError, match="NaN"):
+        sae.encode_features(x * torch.nan, [1])
 
 
 def test_forward_is_differentiable_in_its_input():
