@@ -72,6 +72,8 @@ class Gate:
     scale: tuple[float, ...] = ()
     """Standard deviation of each r_f; 1 before calibration."""
     calibration: Calibration | None = None
+    per: Literal["prompt", "token"] = "prompt"
+    """What decides while a text is generated: the prompt alone, or each token that is written too (`watching.py`)."""
 
     def __post_init__(self) -> None:
         n = sum(len(s.features) for s in self.sources)
@@ -79,6 +81,10 @@ class Gate:
             raise MatchedNothing("gate: no sources given")
         if self.reduce not in ("max", "mean"):
             raise UnknownName("reduce of a gate", self.reduce, ("max", "mean"))
+        if self.per not in ("prompt", "token"):
+            raise UnknownName("per of a gate", self.per, ("prompt", "token"))
+        if self.per == "token" and self.reduce != "max":
+            raise InputError("gate: per token needs reduce='max'; a mean falls again as the text goes on")
         object.__setattr__(self, "sources", tuple(self.sources))
         object.__setattr__(self, "centre", tuple(self.centre) or (0.0,) * n)
         object.__setattr__(self, "scale", tuple(self.scale) or (1.0,) * n)
@@ -108,7 +114,7 @@ class Gate:
 
     def score_rows(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, " n"]:
         """Scores of prompts given as token ids."""
-        return self._standardise(self.features_of(host, rows, batch))
+        return self.standardised(self.features_of(host, rows, batch))
 
     def score(self, host: "Host", texts: Sequence[str], *, batch: int = 1) -> Float[Tensor, " n"]:
         """Scores of prompts, float64."""
@@ -148,7 +154,7 @@ class Gate:
         scale = torch.where(scale > 0, scale, scale[scale > 0].mean())
         own = {"centre": tuple(raw["p"].mean(0).tolist()), "scale": tuple(scale.tolist())} if standardise else {}
         gate = dataclasses.replace(self, **own, calibration=None)
-        scores = {n: gate._standardise(r).numpy() for n, r in raw.items()}
+        scores = {n: gate.standardised(r).numpy() for n, r in raw.items()}
         found = calibrate(scores.get("t", ()), scores["p"], scores.get("n", ()), fpr=fpr, dead_band=dead_band)
         return dataclasses.replace(gate, calibration=found)
 
@@ -169,7 +175,9 @@ class Gate:
             return f"{n} features, not calibrated."
         rates = (("general pool", c.pool), ("target", c.target), ("neighbours", c.neighbours))
         text = ", ".join(f"{name} {_percent(r)}" for name, r in rates if r)
-        head = f"{n} features, {self.reduce} over tokens; fires at score ≥ {c.threshold:.4g} (asked for: {c.fpr:.2%})"
+        head = (
+            f"{n} features, {self.reduce} over tokens, decides per {self.per}; fires at score ≥ {c.threshold:.4g} (asked for: {c.fpr:.2%})"
+        )
         return f"{head}: {text}. {c.note}".strip()
 
     def save(self, folder: str | Path) -> None:
@@ -205,7 +213,8 @@ class Gate:
                 for i, s in enumerate(values["sources"])
             ]
             calibration = Calibration.from_dict(values["calibration"]) if values["calibration"] else None
-            gate = cls(sources, values["reduce"], tuple(values["centre"]), tuple(values["scale"]), calibration)
+            per = values.get("per", "prompt")
+            gate = cls(sources, values["reduce"], tuple(values["centre"]), tuple(values["scale"]), calibration, per)
             if gate.digest != values["digest"]:
                 raise ArtefactError(f"{folder / 'gate.json'} was altered: its digest is another")
         return gate
@@ -215,12 +224,14 @@ class Gate:
             {"hook_point": s.hook_point, "features": list(s.features), "weights": list(s.weights), "sae": s.fingerprint}
             for s in self.sources
         ]
-        return {"sources": rows, "reduce": self.reduce, "centre": list(self.centre), "scale": list(self.scale)}
+        per = {"per": self.per} if self.per != "prompt" else {}
+        return {"sources": rows, "reduce": self.reduce, "centre": list(self.centre), "scale": list(self.scale), **per}
 
     def _decides(self) -> list[float] | None:
         return [self.calibration.threshold, self.calibration.dead_band] if self.calibration else None
 
-    def _standardise(self, raw: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
+    def standardised(self, raw: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
+        """Scores from the r_f of each prompt."""
         weights, centre, scale = (
             torch.tensor(v, dtype=torch.float64) for v in ([w for s in self.sources for w in s.weights], self.centre, self.scale)
         )

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import BoundArguments, signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base.errors import InputError
+from .watching import Watch
 
 if TYPE_CHECKING:
     from ..llm.host import Host
@@ -95,7 +97,21 @@ class Router:
         own = self._own["generate"]
         if self.inside or isinstance(prompts, str) or not prompts:
             return own(prompts, *args, **options)
+        running = [d for d in self.overlay.gated if getattr(self.overlay.entries[d].edit.gate, "per", "") == "token"]
+        if running:
+            return self._watched(prompts, running, signature(own).bind(prompts, *args, **options))
         return _itemwise(*self._run(self.host.token_ids(prompts), lambda: own(prompts, *args, **options)))
+
+    def _watched(self, prompts: Sequence[str], running: list[str], call: BoundArguments) -> list[str]:
+        """Prompt by prompt: what fires at the prompt is in force from its first token, gates of `running` go on reading."""
+        own, texts = self._own["generate"], []
+        call.apply_defaults()
+        for i, (prompt, fired) in enumerate(zip(prompts, self.decide(self.host.token_ids(prompts)), strict=True)):
+            one = {**call.arguments, "prompts": [prompt], "seed": call.arguments["seed"] + i}
+            watch = Watch(self.host, self.overlay, [d for d in running if d not in fired])
+            with self.through(), self.overlay.using(self.host, (*self.overlay.plain, *fired)), watch.reading():
+                texts += own(**one)
+        return texts
 
     def _token_logprobs(self, prompts: Sequence[str], continuations: Sequence[str], **options: Any) -> list[Tensor]:
         own = self._own["token_logprobs"]

@@ -46,6 +46,7 @@ def concept_gate(
     fpr: float = 0.01,
     weights: str = "fitted",
     n_features: int = N_FEATURES,
+    per: str = "prompt",
     seed: int = 0,
 ) -> Gate:
     """The gate of one concept, its threshold from `validation` and the general pool.
@@ -57,18 +58,20 @@ def concept_gate(
 
     Raises:
         InputError: More than one concept (gate one edit a concept), or no SAE.
-        UnknownName: Other weights.
+        UnknownName: Other weights, or another `per` than prompt and token (`Gate.per`).
         MatchedNothing: No feature carries the concept.
     """
     if weights not in get_args(Weights):
         raise UnknownName("weights of a gate", weights, get_args(Weights))
+    if per not in ("prompt", "token"):
+        raise UnknownName("per of a gate", per, ("prompt", "token"))
     listed = list(concepts) if isinstance(concepts, Sequence) else [concepts]
     if len(listed) != 1:
         raise InputError(f"a gate stands for one concept, {len(listed)} given; fit and gate one edit each")
     concept = listed[0]
     fitted = weights == "fitted" and len(pool_texts(concept, "target", "train")) >= FEWEST
     gate = _fitted(host, concept, saes, seed) if fitted else _best(host, concept, saes, fpr, n_features, seed)
-    return gate.calibrated(
+    return replace(gate, per=per).calibrated(
         host,
         pool_texts(concept, "target", "validation"),
         general_texts(concept, "validation", POOL, seed),

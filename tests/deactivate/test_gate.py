@@ -1,6 +1,8 @@
 """The gate: threshold and rates from scores; scores of prompts; below threshold the host is the base, to the bit."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +230,44 @@ def test_refuses() -> None:
         sae.b_enc.fill_(-1e6)
     with pytest.raises(MatchedNothing, match="none of the features fires"):
         Gate([GateSource(sae, (1,))]).calibrated(host, DOGS, REST)
+
+
+def test_per_token_the_base_writes_until_the_gate_fires_and_then_the_edit() -> None:
+    host, prompts = tiny_host(), REST[:3]
+    before = bits(host)
+    gate = replace(Gate([GateSource(small_sae(), (0, 1, 2))]).calibrated(host, DOGS, REST), per="token")
+
+    def written(gate: Gate | None, i: int) -> str:
+        with weights_edit(host).gated(gate).applied(host) if gate else nullcontext():
+            return host.generate([prompts[i]], seed=i, max_new_tokens=24)[0]
+
+    alone = [written(None, i) for i in range(3)]
+    start = [float(gate.score(host, [p])) for p in prompts]
+    peak = [float(gate.score(host, [p + t])) for p, t in zip(prompts, alone, strict=True)]
+    i = next(i for i in range(3) if peak[i] > start[i] + 0.01)
+    at = {"never": peak[i] + 1.0, "later": (peak[i] + start[i]) / 2, "at once": start[i] - 0.01}
+    gates = {n: replace(gate, calibration=replace(gate.require_threshold(), threshold=t)) for n, t in at.items()}
+    texts = {n: written(g, i) for n, g in gates.items()}
+    with weights_edit(host).applied(host):
+        edited = written(None, i)
+    assert texts["never"] == alone[i]
+    assert texts["at once"] == edited
+    assert texts["later"] not in (alone[i], edited)
+    assert texts["later"][:4] == alone[i][:4]  # earlier tokens are the base's
+    assert written(replace(gates["later"], per="prompt"), i) == alone[i]  # the prompt alone does not fire
+    with weights_edit(host).gated(gates["later"]).applied(host):
+        assert host.generate(prompts, seed=0, max_new_tokens=24)[i] == texts["later"]  # whatever it is asked with
+    assert same(bits(host), before)
+
+
+def test_a_gate_per_token_is_saved_and_differs_from_one_per_prompt(tmp_path: Path) -> None:
+    gate = dog_gate(tiny_host())
+    running = replace(gate, per="token")
+    assert running.digest != gate.digest
+    running.save(tmp_path / "g")
+    assert Gate.load(tmp_path / "g").per == "token"
+    assert "per token" in running.summary()
+    with pytest.raises(InputError, match="reduce='max'"):
+        replace(running, reduce="mean")
+    with pytest.raises((UnknownName, TypeCheckError)):
+        replace(running, per="word")  # type: ignore[arg-type]

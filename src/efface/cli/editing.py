@@ -42,6 +42,7 @@ def _command(method: "Method") -> Callable[..., None]:
         settings: o.Settings = [],  # noqa: B006
         search: Annotated[bool, typer.Option("--search", help="Choose the settings on the validation split.")] = False,
         gated: Annotated[bool, typer.Option("--gated", help="Put a calibrated gate in front of the edit.")] = False,
+        gate: Annotated[Path | None, typer.Option("--gate", help="Put this gate (`efface gate`) in front of the edit.")] = None,
         seed: o.Seed = 0,
         device: o.Device = "auto",
         dtype: o.Dtype = "float32",
@@ -50,21 +51,29 @@ def _command(method: "Method") -> Callable[..., None]:
         from ..base.errors import InputError
         from ..deactivate.concept import Concept
         from ..deactivate.erase import erase as fit_edit
+        from ..deactivate.gate import Gate
 
         if out.exists():
             raise InputError(f"--out {out} exists already; choose another name")
+        if gated and gate:
+            raise InputError("--gated calibrates a gate and --gate brings one; give one of them")
         values = parse_assignments(settings)
         if search:
             values["search"] = True
         from_mapping(method.load_config(), values, where=f"--set of {method.name}")
         concepts = [Concept.load(c) for c in concept]
+        ready = Gate.load(gate) if gate else None
+        if ready:
+            ready.require_threshold()
         host = o.load_host(model, dtype, device)
         saes = load_saes(sae)
         edit = fit_edit(method.name, host, concepts, saes=saes, seed=seed, **values)
         if gated:
             from ..llm.gating import concept_gate
 
-            edit = edit.gated(concept_gate(host, concepts, saes))
+            ready = concept_gate(host, concepts, saes)
+        if ready:
+            edit = edit.gated(ready)
         edit.save(out)
         summary = {
             "out": str(out),

@@ -93,6 +93,7 @@ def gate(
     out: o.Out,
     fpr: Annotated[float, typer.Option("--fpr", help="False-positive rate on the general pool.")] = 0.01,
     weights: Annotated[str, typer.Option("--weights", help="fitted (logistic regression on train) or equal.")] = "fitted",
+    per: Annotated[str, typer.Option("--per", help="prompt, or token: go on reading what is generated.")] = "prompt",
     model: o.OptionalModel = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
@@ -107,7 +108,7 @@ def gate(
 
     wanted = Concept.load(concept)
     host, saes = host_and_saes(sae, model, dtype, device)
-    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights)
+    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights, per=per)
     report = judge_gate(host, made, wanted)
     with new_folder(out) as work:
         made.save(work)
