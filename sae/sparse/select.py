@@ -127,9 +127,12 @@ def encode_batch_topk(
     chunk: int = CHUNK,
 ) -> SparseActs:
     """The `k * n` largest positive pre-activations of the whole batch; see `BatchTopK` for ties."""
-    from .selectors import BatchTopK
+    from .selectors import BatchTopK, TooFew
 
-    return select(x, W_enc, b_enc, BatchTopK(k), chunk=chunk)[0]
+    try:
+        return select(x, W_enc, b_enc, BatchTopK(k, daring=True), chunk=chunk)[0]
+    except TooFew:
+        return select(x, W_enc, b_enc, BatchTopK(k), chunk=chunk)[0]
 
 
 def batch_topk(pre: Float[Tensor, "n d_sae"], k: int) -> SparseActs:

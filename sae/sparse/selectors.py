@@ -166,6 +166,14 @@ def above(
     return SparseActs(indptr, indices, values, d_sae)
 
 
+GUESS_ROWS, GUESS_MARGIN = 64, 1.25
+"""Rows that a guess is made from, and how many times the wanted share it should let through."""
+
+
+class TooFew(Exception):
+    """A daring selection let too little through."""
+
+
 class BatchTopK:
     """The `k * n` largest positive pre-activations of the whole batch of `n` vectors.
 
@@ -178,16 +186,19 @@ class BatchTopK:
             one after the other (lengths differ). The selection is then that of the global batch,
             but every value equal to the smallest kept one stays, so that the processes need not
             agree on an order.
+        daring: take the first block's word for what the later ones hold: one pass over each block. `finish` raises
+            `TooFew` where that was wrong; then run it again without.
     """
 
-    def __init__(self, k: int, gather: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, k: int, gather: Callable[[Tensor], Tensor] | None = None, *, daring: bool = False) -> None:
         if k < 1:
             raise InputError(f"k must be at least 1; found {k}")
-        self.k, self.gather = k, gather
+        self.k, self.gather, self.daring = k, gather, daring
 
     def start(self, n: int, d_sae: int, like: Tensor) -> None:
         """Fix how many entries the whole batch keeps."""
-        self.d_sae, self.like, self.edge = d_sae, like.new_empty(0), 0.0
+        self.n, self.d_sae, self.like, self.edge = n, d_sae, like.new_empty(0), 0.0
+        self.guess: float | None = None
         self.budget = self.k * n
         if self.gather is not None:
             self.budget = int(self.gather(torch.tensor([self.budget], device=like.device)).sum())
@@ -196,13 +207,35 @@ class BatchTopK:
 
     def update(self, pre: Tensor, bias: Tensor, row: int, column: int) -> None:
         """Take the entries of one block that can still be among the largest."""
-        self.edge = max(self.edge, _lower_bound(pre, bias, self.budget))
-        limits = torch.full_like(bias, _below(self.edge, bias.dtype))
-        part = above(pre, bias, limits, column, self.d_sae)
+        part = self._likely(pre, bias)
+        if part is None:
+            self.edge = max(self.edge, _lower_bound(pre, bias, self.budget))
+            part = above(pre, bias, torch.full_like(bias, _below(self.edge, bias.dtype)), column, self.d_sae)
         self.blocks.setdefault(row, []).append(part)
         self.found += part.nnz
         if self.found > 4 * self.budget:
             self._prune()
+
+    def _likely(self, pre: Tensor, bias: Tensor) -> SparseActs | None:
+        """What exceeds an edge guessed from some rows, in one pass; None where it must be bounded properly.
+
+        A guess is proven by the count: if the whole batch holds `budget` entries at or above it, none below is wanted.
+        """
+        whole = self.gather is None and pre.shape[1] == self.d_sae
+        if not whole or not (self.daring or len(pre) == self.n):
+            return None
+        if self.guess is None:
+            rows = pre[:: max(1, len(pre) // GUESS_ROWS)]
+            wanted = min(int(GUESS_MARGIN * self.k * len(rows)), rows.numel())
+            guess = kth_of((rows + bias).reshape(-1), wanted)
+            if guess <= 0:
+                return None
+            self.guess = self.edge = max(self.edge, guess)
+        part = above(pre, bias, torch.full_like(bias, _below(self.edge, bias.dtype)), 0, self.d_sae)
+        if len(pre) == self.n and part.nnz < self.budget:
+            self.guess, self.edge = None, 0.0
+            return None
+        return part
 
     def _prune(self) -> None:
         """Raise the edge to the budget's smallest value so far and forget what lies below it."""
@@ -216,6 +249,8 @@ class BatchTopK:
         """Cut the candidates down to the budget."""
         acts = _join(self.blocks, self.d_sae, self.like)
         values = acts.values
+        if self.guess is not None and int((values >= self.guess).sum()) < self.budget:
+            raise TooFew
         if self.gather is not None:
             local = min(self.budget, len(values))
             values = self.gather(values[values >= kth_of(values, local)] if local else values)

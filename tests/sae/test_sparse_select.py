@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from efface.sae import sparse
-from efface.sae.sparse import BatchTopK, SparseActs, Threshold, TopK, select
+from efface.sae.sparse import BatchTopK, SparseActs, Threshold, TopK, select, selectors
 
 
 @pytest.fixture(params=["torch", "numba"])
@@ -103,6 +103,19 @@ def test_batch_topk(kernels, k, chunk):
     flat = dense_topk(pre.reshape(1, -1), k * len(x)).view_as(pre)
     torch.testing.assert_close(acts.to_dense(), flat)
     assert len(set(acts.indptr.diff().tolist())) > 1 or k == 250
+
+
+@pytest.mark.parametrize("last", [1.0, 0.05, 20.0])
+def test_batch_topk_takes_the_first_block_at_its_word_and_looks_again_where_it_was_wrong(kernels, monkeypatch, last):
+    x, W_enc, b_enc = problem(n=400)
+    x[200:] *= last  # what the first rows let expect is wrong for the last ones
+    bounded = []
+    bound = selectors._lower_bound
+    monkeypatch.setattr(selectors, "_lower_bound", lambda *a: bounded.append(1) or bound(*a))
+    k, chunk = 6, 211 * 100
+    acts = sparse.encode_batch_topk(x, W_enc, b_enc, k, chunk=chunk)
+    torch.testing.assert_close(acts.to_dense(), dense_topk((x @ W_enc + b_enc).reshape(1, -1), k * 400).view(400, 211))
+    assert bool(bounded) is (last < 1)
 
 
 def test_batch_topk_ties_are_exact(kernels):
