@@ -14,7 +14,8 @@ from .buffer import MixingBuffer
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-SHARD = 2**16
+SHARD_BYTES = 2**28
+"""Of a shard, where its rows are not given."""
 
 
 class ActivationStore:
@@ -48,21 +49,21 @@ class ActivationStore:
         return int(str(self.manifest["n"]))
 
     @staticmethod
-    def write(folder: Path | str, source: Iterable[Batch | Tensor], n: int, *, shard: int = SHARD) -> Path:
+    def write(folder: Path | str, source: Iterable[Batch | Tensor], n: int, *, shard: int | None = None) -> Path:
         """Writes the first `n` vectors of a source (fewer where it ends before); the folder appears when it is whole.
 
         Args:
             folder: Must not exist, or be empty.
             source: Yields `{hook point: [m, d]}`, or `[m, d]` (written as hook point `x`).
             n: Vectors.
-            shard: Vectors a file.
+            shard: Vectors a file; None: as many as make 256 MB over all hook points. Reading mixes two of them in memory.
 
         Raises:
             InputError: `folder` exists, `n` or `shard` below 1.
             MatchedNothing: The source gave nothing.
             NumericsError: NaN or infinity in the activations.
         """
-        if n < 1 or shard < 1:
+        if n < 1 or (shard is not None and shard < 1):
             raise InputError(f"n and shard must be at least 1; found {n} and {shard}")
         entries: list[Plain] = []
         kinds: Plain = {}
@@ -149,12 +150,13 @@ def _manifest(folder: Path) -> Plain:
     return manifest
 
 
-def _pieces(source: Iterable[Batch | Tensor], n: int, shard: int) -> Iterator[Batch]:
-    """The first `n` vectors, in pieces of `shard`."""
+def _pieces(source: Iterable[Batch | Tensor], n: int, shard: int | None) -> Iterator[Batch]:
+    """The first `n` vectors, in pieces of `shard`, or of `SHARD_BYTES`."""
     held: list[Batch] = []
     size = total = 0
     for item in source:
         batch: Batch = {"x": item} if isinstance(item, Tensor) else item
+        shard = shard or max(1, SHARD_BYTES // sum(t.shape[1] * t.element_size() for t in batch.values()))
         rows = min(len(next(iter(batch.values()))), n - total)
         held.append({p: t[:rows].detach().cpu() for p, t in batch.items()})
         size, total = size + rows, total + rows

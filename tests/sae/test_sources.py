@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from efface.base.errors import ArtefactError, InputError, MatchedNothing, NumericsError
-from efface.sae.sources import ActivationSource, ActivationStore, Feed, HostSource, MixingBuffer
+from efface.sae.sources import ActivationSource, ActivationStore, Feed, HostSource, MixingBuffer, store
 
 torch.set_num_threads(1)
 WORDS = [f"w{i}" for i in range(60)]
@@ -206,6 +206,15 @@ def test_store_round_trip_shuffled_and_resumed(tmp_path):
     assert all(torch.equal(a["p"], b["p"]) for a, b in zip(fresh, left, strict=True))
     with pytest.raises(InputError, match="seed"):
         ActivationStore(folder, batch=32, seed=2).restore(state)
+
+
+def test_shards_are_bounded_in_bytes_whatever_the_hook_points(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 4096)
+    rows = {}
+    for n in (1, 8):
+        folder = ActivationStore.write(tmp_path / str(n), [{f"p{i}": torch.randn(300, 8) for i in range(n)}], 300)
+        rows[n] = [e["n"] for e in json.loads((folder / "manifest.json").read_text())["shards"]]
+    assert rows == {1: [128, 128, 44], 8: [16] * 18 + [12]}
 
 
 def test_a_damaged_store_is_refused(tmp_path):

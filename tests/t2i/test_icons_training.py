@@ -13,8 +13,9 @@ from efface.deactivate.training.config import LoopConfig
 from efface.t2i.icons.data import IconData
 from efface.t2i.icons.recipe import RECIPES, Recipe, TextRecipe, UnetRecipe, VaeRecipe, recipe
 from efface.t2i.icons.table import Flag, Icon, Object, Table
+from efface.t2i.icons.text import new_towers, train_tokenizer
 from efface.t2i.icons.train import train
-from efface.t2i.icons.unet import lessons
+from efface.t2i.icons.unet import Contexts, lessons
 from efface.t2i.icons.vae import encoded, new_vae, normalise_latents
 
 KEYS = ("apple", "ball", "bus", "cube")
@@ -109,6 +110,22 @@ def test_the_whole_recipe_saves_a_pipeline_that_diffusers_draws_with(tmp_path: P
         train("tiny", tmp_path / "run", data=data, table=names, made=SMALL)
     with pytest.raises(InputError, match="another run"):
         train("tiny", tmp_path / "run", resume=True, without=["apple"], data=data, table=names, made=SMALL)
+
+
+def test_captions_are_read_once_and_alike_whatever_they_stand_beside(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["apple ball bus cube a picture of"], 60, tmp_path, 24)
+    text = new_towers(TextRecipe(60, 24, 16, 1, 2, 1, 16, 8), tokenizer).text_model.eval()
+    contexts, calls = Contexts(tokenizer, text), []
+    text.register_forward_hook(lambda *_: calls.append(1))
+    both, one = contexts(["a picture of ball", "apple", "apple"]), contexts(["apple"])
+    assert len(calls) == 2
+    assert torch.equal(both[1], one[0])
+    assert torch.equal(both[1], both[2])
+    ids = tokenizer(["apple", "a picture of ball"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        want = text(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(torch.stack([both[1], both[0]]), want, atol=2e-3, rtol=2e-3)
+    assert not torch.allclose(both[0], both[1], atol=2e-2)
 
 
 def test_recipes_by_name() -> None:
