@@ -14,9 +14,9 @@ from ..base.files import digest, slug
 from .parts import Part, WeightsPart, parameter, tensor_digest
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
     from .concept import Concept
     from .gate import Gate
+    from .hosts import Host
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +102,19 @@ class Edit:
             return replace(self, parts=parts, host={"name": host.name, "digest": host.digest})
 
     @contextmanager
-    def applied(self, host: "Host", *, force: bool = False) -> Iterator[Counter[str]]:
+    def applied(self, host: "Host", *, force: bool = False, everywhere: bool = False) -> Iterator[Counter[str]]:
         """The edit in force on `host` while the block runs; nests; the base comes back bit for bit, whatever happens.
 
         A gated edit is in force per prompt in the host's own methods (`logits`, `loss`, `generate`, `token_logprobs`,
-        `activations`); calling `host.model` by itself, which knows no prompts, is then refused.
+        `activations`); calling `host.model` by itself, which knows no prompts, is then refused. On an image host this
+        goes for edits that act on activations too, gated or not: they are in force for conditional prompts alone,
+        never for the empty or the negative one. An ungated change of weights is what `apply` writes, and is in force
+        for all of them.
+
+        Args:
+            host: Where it lies.
+            force: Put it on another base than it was made for.
+            everywhere: Image hosts: let an ungated edit act on negative and empty prompts too.
 
         Yields:
             Hook point -> calls so far, for parts that act on activations.
@@ -117,8 +125,10 @@ class Edit:
         from .ledger import overlay_of
         from .routing import routed
 
+        if everywhere and self.gate is not None:
+            raise InputError(f"edit {self.name} has a gate, which judges prompts alone; everywhere=True is for edits without one")
         overlay = overlay_of(host)
-        entry = overlay.add(host, self, force=force)
+        entry = overlay.add(host, self, force=force, everywhere=everywhere)
         try:
             if self.gate is None:
                 yield entry.fired

@@ -11,9 +11,11 @@ from .concept import Concept
 from .registry import method as registered
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
     from ..sae import SAE
     from .edit import Edit
+    from .hosts import Host
+
+_HOSTS = {"llm": "language models", "t2i": "image pipelines"}
 
 
 def erase(
@@ -50,6 +52,14 @@ def erase(
         raise InputError(f"{method} takes one concept a fit, {len(loaded)} given; fit one edit each and apply them together")
     if "sae" in row.needs and not saes:
         raise InputError(f"{method} needs an SAE: saes=[SAE.load(DIR)] (--sae DIR); `efface train` makes one")
+    kind = "t2i" if getattr(host, "selective", False) else "llm"
+    if row.domain not in (kind, "any"):
+        raise InputError(
+            f"{method} works on {_HOSTS[row.domain]}, and {host.name} is one of the {_HOSTS[kind]}; `efface methods` lists the others"
+        )
+    if (check := getattr(host, "check_sae", None)) is not None:
+        for sae in saes:
+            check(sae)
     cls = row.load_config()
     if "seed" in {f.name for f in dataclasses.fields(cls)}:
         config = {"seed": seed, **config}

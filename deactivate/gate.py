@@ -19,8 +19,8 @@ from .layer import feature_acts, sae_digest, sae_hook_point
 from .routing import unedited
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
     from ..sae import SAE
+    from .hosts import Host
 
 FORMAT = 1
 Rows = Sequence[Sequence[int]]
@@ -118,7 +118,7 @@ class Gate:
 
     def score(self, host: "Host", texts: Sequence[str], *, batch: int = 1) -> Float[Tensor, " n"]:
         """Scores of prompts, float64."""
-        return self.score_rows(host, host.token_ids(texts), batch)
+        return self.score_rows(host, self._reader(host).token_ids(texts), batch)
 
     def fires(self, scores: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Which scores open the gate."""
@@ -146,7 +146,8 @@ class Gate:
         """
         if not pool:
             raise MatchedNothing("gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)")
-        raw = {n: self.features_of(host, host.token_ids(t), batch) for n, t in (("t", target), ("p", pool), ("n", neighbours)) if t}
+        reader = self._reader(host)
+        raw = {n: self.features_of(host, reader.token_ids(t), batch) for n, t in (("t", target), ("p", pool), ("n", neighbours)) if t}
         both = torch.cat([raw["p"], raw["t"]]) if "t" in raw else raw["p"]
         scale = both.std(0, unbiased=False)
         if not scale.any():
@@ -237,10 +238,16 @@ class Gate:
         )
         return ((raw - centre) / scale) @ weights / weights.abs().sum()
 
+    def _reader(self, host: "Host") -> Any:
+        """What turns prompts into tokens and reads the sources' hook points: a part of the host, or itself."""
+        reader = getattr(host, "reader", None)
+        return host if reader is None else reader([s.hook_point for s in self.sources])
+
     def _read(self, host: "Host", rows: Rows) -> Float[Tensor, "b f"]:
-        ids, mask = host.pad(rows)
-        seen = host.activations(ids, mask, [s.hook_point for s in self.sources])
-        keep = host.keep_mask(ids, mask)
+        reader = self._reader(host)
+        ids, mask = reader.pad(rows)
+        seen = reader.activations(ids, mask, [s.hook_point for s in self.sources])
+        keep = reader.keep_mask(ids, mask)
         columns = []
         for source in self.sources:
             x = seen[source.hook_point]

@@ -15,8 +15,8 @@ from ..base.files import digest
 from .parts import Part, Portability, Rewrite, tensor_digest
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
     from ..sae import SAE
+    from .hosts import Host
 
 
 @dataclass(frozen=True, eq=False)

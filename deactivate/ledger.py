@@ -1,9 +1,10 @@
-"""Edits in checkpoints: an ordinary transformers folder, with base tensors and edits beside it to take them back."""
+"""Edits in checkpoints: an ordinary transformers or diffusers folder, with base tensors and edits beside it to take them back."""
 
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -21,11 +22,14 @@ from .parts import parameter, tensor_digest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..llm.host import Host
+    from ..t2i.host import ImageHost
+    from .hosts import Host
 
 FORMAT = 1
 LEDGER, BASE, EDITS = "efface_ledger.json", "efface_base.safetensors", "efface_edits"
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
+_DIGESTS = "efface-model.json"
+"""Digests of a packaged model's files, which are not those of what is written."""
 _OVERLAYS: "WeakKeyDictionary[nn.Module, Overlay]" = WeakKeyDictionary()
 
 
@@ -53,7 +57,7 @@ def overlay_of(host: "Host | CheckpointHost") -> Overlay:
     """The edits on the host's model; those in the ledger of the folder it came from are known."""
     overlay = _OVERLAYS.get(host.model)
     if overlay is None:
-        overlay = Overlay()
+        overlay = Overlay(getattr(host, "selective", False))
         folder = Path(str(getattr(host.model, "name_or_path", "") or "."))
         if (folder / LEDGER).is_file():
             _restore(overlay, host.model, folder)
@@ -64,7 +68,7 @@ def overlay_of(host: "Host | CheckpointHost") -> Overlay:
 def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], out: str | Path, *, force: bool = False) -> Path:
     """Writes the host (or the checkpoint in a folder) with the edits in its weights; the host stays as it was.
 
-    `out` is what `save_pretrained` writes (model and tokenizer), with `efface_ledger.json`, `efface_base.safetensors`
+    `out` is what `save_pretrained` writes (model and tokenizer, or pipeline), with `efface_ledger.json`, `efface_base.safetensors`
     and `efface_edits/`. Edits that lie in its weights already stay, so edits stack.
 
     Raises:
@@ -86,9 +90,7 @@ def apply_edits(host: "Host | str | Path", edits: Sequence[Edit | str | Path], o
         for entry in overlay.entries.values():
             entry.edit.require_permanent()
         with new_folder(out) as work:
-            _save_model(place.model, work)
-            if place.tokenizer is not None:
-                place.tokenizer.save_pretrained(work)
+            _save_model(place, work)
             write_ledger(work, overlay, place.model)
     return out
 
@@ -120,7 +122,7 @@ def undo_edits(folder: str | Path, names: Iterable[str | Path] | None, out: str 
         if tensor_digest(name, parameter(place.model, name)) != base[name]:
             raise ArtefactError(f"{folder}: {name} could not be restored to its base")
     with new_folder(out) as work:
-        _save_model(place.model, work)
+        _save_model(place, work)
         _copy_rest(folder, work)
         if overlay.entries:
             write_ledger(work, overlay, place.model)
@@ -170,15 +172,18 @@ def read_ledger(folder: Path) -> Ledger:
     return Ledger(base, result, entries)
 
 
-def load_checkpoint(folder: str | Path, *, tokenizer: bool = True) -> CheckpointHost:
-    """The model in a folder, in the dtypes in which it was saved.
+def load_checkpoint(folder: str | Path, *, tokenizer: bool = True) -> "CheckpointHost | ImageHost":
+    """The model or pipeline in a folder, in the dtypes in which it was saved.
 
     Raises:
-        ArtefactError: Not a transformers checkpoint with safetensors weights.
+        ArtefactError: Not a transformers or diffusers checkpoint with safetensors weights.
     """
     import transformers
 
     folder = Path(folder)
+    if (folder / "model_index.json").is_file():
+        models = import_module("...t2i.models", __name__)  # by its name: this package imports no hosts
+        return models.load_pipeline(folder, dtype="auto", safety=True)
     if not (folder / "config.json").is_file():
         raise ArtefactError(f"{folder} is not a transformers checkpoint: config.json is missing")
     name = (read_json(folder / "config.json").get("architectures") or ["AutoModelForCausalLM"])[0]
@@ -207,13 +212,20 @@ def _restore(overlay: Overlay, model: nn.Module, folder: Path) -> None:
     overlay.restore(model, ledger.base, ledger.entries)
 
 
-def _save_model(model: "PreTrainedModel", folder: Path) -> None:
+def _save_model(place: Any, folder: Path) -> None:
     """An ordinary checkpoint. Raises OSError where the disk does not take it, which safetensors calls by another name."""
     from safetensors import SafetensorError
 
+    pipeline = getattr(place, "pipeline", None)
+    wrapped = sorted({n.partition(".")[0] for n, _ in place.model.named_parameters() if ".base_layer." in n})
+    if pipeline is not None and wrapped:
+        raise InputError(f"a LoRA lies on {', '.join(wrapped)}, and the checkpoint would hold half of it: fuse or unload it first")
     try:
         with quiet():
-            model.save_pretrained(folder)
+            (place.model if pipeline is None else pipeline).save_pretrained(folder)
+            tokenizer = None if pipeline is not None else place.tokenizer
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
     except SafetensorError as e:
         raise OSError(f"the model could not be written to {folder.parent} ({e})") from e
 
@@ -237,5 +249,5 @@ def _find(name: str | Path, edits: Sequence[Edit]) -> str:
 def _copy_rest(folder: Path, work: Path) -> None:
     """Tokenizer and other files that are neither weights nor ledger."""
     for path in folder.iterdir():
-        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != LEDGER and not (work / path.name).exists():
+        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name not in (LEDGER, _DIGESTS) and not (work / path.name).exists():
             shutil.copyfile(path, work / path.name)

@@ -1,7 +1,7 @@
 """Edits that lie on a model in memory: base tensors kept, every state computed from them anew and rounded once."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +15,8 @@ from ..base.errors import InputError, NumericsError
 from .parts import Rewrite, WeightsPart, check_shape, parameter, tensor_digest
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
     from .edit import Edit
+    from .hosts import Host
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Entry:
     """Put on another base than it was made for."""
     fired: Counter[str] = field(default_factory=Counter)
     """Hook point -> calls, for parts that act on activations."""
+    everywhere: bool = False
+    """In force for negative and empty prompts too."""
 
 
 class Overlay:
@@ -36,9 +38,14 @@ class Overlay:
     The weights are always round(base + Σ deltas), summed in float64 in the order of the edits' digests: they depend on
     which edits lie on the model, not on the order in which they came. Taking one away is the base with the others,
     never a subtraction (design: floating-point addition does not undo itself).
+
+    Args:
+        selective: The host has rows that edits must leave alone (negative prompts). Edits that act on activations are
+            then selected for each row, as those behind a gate are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, selective: bool = False) -> None:
+        self.selective = selective
         self.base: dict[str, Tensor] = {}
         """Parameter -> its value under all edits."""
         self.entries: dict[str, Entry] = {}
@@ -46,26 +53,31 @@ class Overlay:
         self.current: tuple[str, ...] = ()
         """Digests of the edits that are in force now."""
         self._params: dict[str, nn.Parameter] = {}
-        self._marks: dict[str, tuple[int, int]] = {}
+        self._marks: dict[str, tuple[torch.device, int, int]] = {}
         self._states: dict[frozenset[str], dict[str, Tensor]] = {}
         self._hooks = ExitStack()
+        self._unwatch: Callable[[], None] | None = None
 
     @property
     def plain(self) -> tuple[str, ...]:
-        """Digests of the edits without a gate: those in force whatever the prompt."""
-        return tuple(d for d, e in self.entries.items() if e.edit.gate is None)
+        """Digests of the edits that are in force whatever the prompt."""
+        return tuple(d for d, e in self.entries.items() if not self._by_prompt(e))
 
     @property
     def gated(self) -> tuple[str, ...]:
-        """Digests of the edits behind a gate."""
-        return tuple(d for d, e in self.entries.items() if e.edit.gate is not None)
+        """Digests of the edits that are in force for some prompts alone: those behind a gate, and see `selective`."""
+        return tuple(d for d, e in self.entries.items() if self._by_prompt(e))
+
+    def _by_prompt(self, entry: Entry) -> bool:
+        acts = any(not isinstance(p, WeightsPart) for p in entry.edit.parts)
+        return entry.edit.gate is not None or (self.selective and acts and not entry.everywhere)
 
     def base_tensor(self, model: nn.Module, name: str) -> Tensor:
         """The value of a parameter under all edits."""
         canonical = self._canonical(model, name)
         return self.base[canonical] if canonical in self.base else parameter(model, name).detach()
 
-    def add(self, host: "Host", edit: "Edit", *, force: bool = False) -> Entry:
+    def add(self, host: "Host", edit: "Edit", *, force: bool = False, everywhere: bool = False) -> Entry:
         """Puts an edit on the model; everything is checked before anything is changed.
 
         Raises:
@@ -78,10 +90,11 @@ class Overlay:
             self._params[name] = parameter(host.model, name)
             self.base[name] = self._params[name].detach().clone()
             self._mark(name)
-        self.entries[edit.digest] = entry = Entry(edit, forced)
+        self.entries[edit.digest] = entry = Entry(edit, forced, everywhere=everywhere)
         self._states.clear()
         try:
             self.use(host, self.plain)
+            self._watch(host)
         except BaseException:
             self.remove(host, edit.digest)
             raise
@@ -98,6 +111,16 @@ class Overlay:
         for name in set(self.base) - kept:
             for table in (self.base, self._params, self._marks):
                 del table[name]
+        self._watch(host)
+
+    def _watch(self, host: "Host") -> None:
+        """Puts the host's own router, where it has one, in front of it as long as edits lie on it."""
+        router = getattr(host, "router", None)
+        if self.entries and self._unwatch is None and router is not None:
+            self._unwatch = router(self).install()
+        elif not self.entries and self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
 
     @torch.no_grad()
     def use(self, host: "Host", digests: Collection[str]) -> None:
@@ -139,11 +162,17 @@ class Overlay:
     def check_untouched(self) -> None:
         """Raises where an edited parameter was written to by somebody else since."""
         for name, param in self._params.items():
-            if self._marks[name] != (param.data_ptr(), param._version):
+            device, *mark = self._marks[name]
+            if device != param.device and mark[1] == param._version:  # moved whole, as offloading does
+                self._mark(name)
+            elif mark != [param.data_ptr(), param._version]:
                 raise InputError(f"{name} was changed (trained?) since the edits were put on; undo them or load the model again")
 
     def _check(self, host: "Host", edit: "Edit", force: bool) -> bool:
         self.check_untouched()
+        check = getattr(host, "check_edit", None)
+        if check is not None:
+            check(edit)
         forced = False
         for part in edit.parts:
             if not isinstance(part, WeightsPart):
@@ -188,7 +217,7 @@ class Overlay:
 
     def _mark(self, name: str) -> None:
         param = self._params[name]
-        self._marks[name] = (param.data_ptr(), param._version)
+        self._marks[name] = (param.device, param.data_ptr(), param._version)
 
 
 def round_once(x: Float[Tensor, "*n"], dtype: torch.dtype) -> Float[Tensor, "*n"]:

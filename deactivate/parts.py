@@ -15,7 +15,7 @@ from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsErr
 from ..base.files import save_tensors
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
+    from .hosts import Host
 
 Portability = Literal["exact", "same-shapes"]
 Rewrite = Callable[[Tensor], Tensor]
@@ -264,12 +264,15 @@ def check_shape(name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
 
 
 def parameter(model: nn.Module, name: str) -> nn.Parameter:
-    """The parameter `name`, tied names included.
+    """The parameter `name`, tied names included; under a LoRA of peft's that of the layer it wraps.
 
     Raises:
         UnknownName: Names the nearest.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
+    module, _, leaf = name.rpartition(".")
+    if name not in named and (wrapped := f"{module}.base_layer.{leaf}") in named:
+        return named[wrapped]
     if name not in named:
         raise UnknownName("parameter", name, named, "The edit was made for another model")
     return named[name]

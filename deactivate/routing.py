@@ -1,9 +1,9 @@
 """Gated edits on a host: each prompt is judged on the unedited host, then runs on the base or on the edited weights."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from inspect import BoundArguments, signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from ..base.errors import InputError
 from .watching import Watch
 
 if TYPE_CHECKING:
-    from ..llm.host import Host
+    from .gate import Gate
+    from .hosts import Host
     from .overlay import Overlay
 
 Fired = frozenset[str]
@@ -22,32 +23,39 @@ _ROUTER = "_efface_router"
 
 
 class Router:
-    """Stands in front of a host's methods while gated edits lie on it.
+    """Stands in front of a host's methods while edits that are selected by prompt lie on it.
 
     A call runs once for each set of edits that some of its prompts ask for, always with all its rows, and each row's
     result is taken from the run that its prompt asked for: nothing is multiplied by zero, and a row's batch shape and
     place are those of the base's run.
     """
 
-    def __init__(self, host: "Host", overlay: "Overlay") -> None:
+    routed: ClassVar[tuple[str, ...]] = ()
+    """Methods of the host that it stands in front of; its own are named alike, with `_` before."""
+
+    def __init__(self, host: Any, overlay: "Overlay") -> None:
         self.host, self.overlay, self.inside = host, overlay, False
-        self._own: dict[str, Callable[..., Any]] = {name: getattr(host, name) for name in ROUTED}
-        self._known: dict[tuple[str, tuple[int, ...]], bool] = {}
+        self._own: dict[str, Callable[..., Any]] = {name: getattr(host, name) for name in self.routed}
+        self._known: dict[tuple[str, Hashable], bool] = {}
 
     def install(self) -> Callable[[], None]:
         """Puts itself in front; the function returned takes it away."""
-        before = {name: self.host.__dict__[name] for name in ROUTED if name in self.host.__dict__}
-        guarded: nn.Module = getattr(self.host, "base", self.host.model)
-        handle = guarded.register_forward_pre_hook(self._guard)
-        self.host.__dict__.update({name: getattr(self, f"_{name}") for name in ROUTED}, **{_ROUTER: self})
+        before = {name: self.host.__dict__[name] for name in self.routed if name in self.host.__dict__}
+        undo = ExitStack()
+        self.guard(undo)
+        self.host.__dict__.update({name: getattr(self, f"_{name}") for name in self.routed}, **{_ROUTER: self})
 
         def remove() -> None:
-            handle.remove()
-            for name in (*ROUTED, _ROUTER):
+            undo.close()
+            for name in (*self.routed, _ROUTER):
                 self.host.__dict__.pop(name, None)
             self.host.__dict__.update(before)
 
         return remove
+
+    def guard(self, undo: ExitStack) -> None:
+        """Stands in the way of calls that go past the host's methods, until `undo` is closed."""
+        raise NotImplementedError
 
     @contextmanager
     def through(self) -> Iterator[None]:
@@ -58,32 +66,57 @@ class Router:
         finally:
             self.inside = before
 
-    def decide(self, rows: Sequence[Sequence[int]]) -> list[Fired]:
-        """Which gated edits fire for each prompt (token ids); every prompt is scored once while the edits lie there."""
-        digests = self.overlay.gated
-        for digest in digests:
-            gate = self.overlay.entries[digest].edit.gate
-            assert gate is not None
-            new = list(dict.fromkeys(tuple(r) for r in rows if (digest, tuple(r)) not in self._known))
-            if new:
-                opened = gate.fires(gate.score_rows(self.host, new)).tolist()
-                self._known.update({(digest, row): fires for row, fires in zip(new, opened, strict=True)})
-        return [frozenset(d for d in digests if self._known[d, tuple(row)]) for row in rows]
+    def learn(self, keys: Sequence[Hashable], score: "Callable[[Gate, list[Any]], Tensor]") -> None:
+        """Scores prompts that are not known yet at every edit that is selected by prompt, once while the edits lie there.
 
-    def _run(self, rows: Sequence[Sequence[int]], run: Callable[[], Any]) -> tuple[dict[Fired, Any], list[Fired]]:
-        fired = self.decide(rows)
+        An edit without a gate always fires.
+        """
+        for digest in self.overlay.gated:
+            gate = self.overlay.entries[digest].edit.gate
+            new = list(dict.fromkeys(k for k in keys if (digest, k) not in self._known))
+            if new:
+                opened = [True] * len(new) if gate is None else gate.fires(score(gate, new)).tolist()
+                self._known.update({(digest, key): fires for key, fires in zip(new, opened, strict=True)})
+
+    def fired(self, key: Hashable) -> Fired:
+        """The edits that fire for a prompt that `learn` was given."""
+        return frozenset(d for d in self.overlay.gated if self._known[d, key])
+
+    def runs(self, fired: Sequence[Fired], run: Callable[[], Any]) -> dict[Fired, Any]:
+        """What `run` returns under each set of edits asked for, and the edits that are in force for all."""
         results: dict[Fired, Any] = {}
         with self.through():
             for wanted in dict.fromkeys(fired):
                 with self.overlay.using(self.host, (*self.overlay.plain, *wanted)):
                     results[wanted] = run()
-        return results, fired
+        return results
+
+
+class TextRouter(Router):
+    """The router of a language model, whose calls are given token ids or prompts."""
+
+    routed = ROUTED
+
+    def guard(self, undo: ExitStack) -> None:
+        """Refuses calls of the bare model."""
+        guarded: nn.Module = getattr(self.host, "base", self.host.model)
+        undo.callback(guarded.register_forward_pre_hook(self._guard).remove)
+
+    def decide(self, rows: Sequence[Sequence[int]]) -> list[Fired]:
+        """Which gated edits fire for each prompt (token ids)."""
+        keys = [tuple(r) for r in rows]
+        self.learn(keys, lambda gate, new: gate.score_rows(self.host, new))
+        return [self.fired(k) for k in keys]
+
+    def _run(self, rows: Sequence[Sequence[int]], run: Callable[[], Any]) -> tuple[dict[Fired, Any], list[Fired]]:
+        fired = self.decide(rows)
+        return self.runs(fired, run), fired
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         own = self._own["logits"]
         if self.inside:
             return own(input_ids, attention_mask)
-        return _rowwise(*self._run(_unpadded(input_ids, attention_mask), lambda: own(input_ids, attention_mask)))
+        return rowwise(*self._run(_unpadded(input_ids, attention_mask), lambda: own(input_ids, attention_mask)))
 
     def _activations(self, input_ids: Tensor, attention_mask: Tensor, hook_points: Sequence[str], **options: Any) -> dict[str, Tensor]:
         own = self._own["activations"]
@@ -91,7 +124,7 @@ class Router:
             return own(input_ids, attention_mask, hook_points, **options)
         rows = _unpadded(input_ids, attention_mask)
         results, fired = self._run(rows, lambda: own(input_ids, attention_mask, hook_points, **options))
-        return {p: _rowwise({w: r[p] for w, r in results.items()}, fired) for p in hook_points}
+        return {p: rowwise({w: r[p] for w, r in results.items()}, fired) for p in hook_points}
 
     def _generate(self, prompts: Sequence[str], *args: Any, **options: Any) -> list[str]:
         own = self._own["generate"]
@@ -133,7 +166,7 @@ def routed(host: "Host", overlay: "Overlay") -> Iterator[None]:
     if _ROUTER in host.__dict__:
         yield
         return
-    remove = Router(host, overlay).install()
+    remove = TextRouter(host, overlay).install()
     try:
         yield
     finally:
@@ -158,7 +191,7 @@ def _unpadded(input_ids: Tensor, attention_mask: Tensor) -> list[list[int]]:
     return [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
 
 
-def _rowwise(results: dict[Fired, Tensor], fired: list[Fired]) -> Tensor:
+def rowwise(results: dict[Fired, Tensor], fired: list[Fired]) -> Tensor:
     """Row i of the run that row i asked for."""
     whole = [results[w] for w in results]
     if len(whole) == 1:

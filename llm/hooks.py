@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -29,6 +30,10 @@ class HookSite:
     """Width of the vectors."""
     path: str
     """Module path in the model."""
+    index: int = 0
+    """Which element of an output that is a tuple."""
+    spatial: bool = False
+    """The tensor is a picture `[b d h w]`; it is shown and taken back as `[b h*w d]`."""
 
 
 class Fired(dict[str, int]):
@@ -52,28 +57,48 @@ class _AllSeen(Exception):
 def attach(site: HookSite, see: _Seen) -> RemovableHandle:
     """Calls `see` with the tensor at `site` in every forward pass; a tensor it returns takes the old one's place.
 
-    Tuples and keyword arguments that some layers pass along stay as they are. The caller removes the handle.
+    Tuples and keyword arguments that some layers pass along stay as they are. The caller removes the handle. At an output
+    it is called before hooks of other makers, after those attached here earlier: transformers keeps hidden states with a
+    hook of its own, which must find what was put in the old tensor's place.
     """
     if site.side == "output":
 
         def after(module: nn.Module, args: tuple[object, ...], output: object) -> object:
-            x, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-            new = see(_tensor(x, site))
-            if new is None:
-                return None
-            return new if rest is None else (new, *rest)
+            if not isinstance(output, tuple):
+                return _seen_by(see, output, site)
+            new = _seen_by(see, output[site.index], site)
+            return None if new is None else (*output[: site.index], new, *output[site.index + 1 :])
 
-        return site.module.register_forward_hook(after)
+        after.efface = True  # type: ignore[attr-defined]  # a mark by which `_ours_first` knows it
+        handle = site.module.register_forward_hook(after)
+        _ours_first(site.module)
+        return handle
 
     def before(
         module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-        new = see(_tensor(args[0] if args else kwargs.get("hidden_states"), site))
+        new = _seen_by(see, args[0] if args else kwargs.get("hidden_states"), site)
         if new is None:
             return None
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     return site.module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _ours_first(module: nn.Module) -> None:
+    """Puts the hooks of other makers behind those attached here."""
+    hooks = module._forward_hooks
+    for key in [k for k, hook in hooks.items() if not getattr(hook, "efface", False)]:
+        hooks[key] = hooks.pop(key)
+
+
+def _seen_by(see: _Seen, x: object, site: HookSite) -> Tensor | None:
+    """What `see` makes of the tensor, in its own layout."""
+    tensor = _tensor(x, site)
+    if not site.spatial:
+        return see(tensor)
+    new = see(rearrange(tensor, "b d h w -> b (h w) d"))
+    return None if new is None else rearrange(new, "b (h w) d -> b d h w", h=tensor.shape[2])
 
 
 def _tensor(x: object, site: HookSite) -> Tensor:

@@ -70,13 +70,14 @@ def bos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     raise InputError("an empty text cannot be encoded: the tokenizer has neither a BOS nor an EOS token")
 
 
-def token_roles(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str | None = None) -> TokenRoles:
-    """Roles of the tokens of `prompt`; the subject is its last occurrence in the prompt.
+def token_roles(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str | None = None, *, length: int | None = None) -> TokenRoles:
+    """Roles of the tokens of `prompt`, padded to `length` tokens where one is given; the subject is its last occurrence in the prompt.
 
     Raises:
         MatchedNothing: The subject does not occur in the prompt.
     """
-    encoded = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
+    padded = {} if length is None else {"padding": "max_length", "max_length": length}
+    encoded = tokenizer(prompt, return_offsets_mapping=True, verbose=False, **padded)
     ids: list[int] = list(encoded["input_ids"])
     special = special_ids(tokenizer)
     specials = tuple(i for i, t in enumerate(ids) if t in special)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from ..base.errors import InputError
 from .config import SAEConfig, TrainConfig
 from .sources import HostSource
-from .sources.host import Harvestable, Texts
+from .sources.host import Harvestable, HasReaders, Texts
 from .trainer import train, train_many
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ EXPANSION = 8
 
 
 def train_on_host(
-    host: Harvestable,
+    host: Harvestable | HasReaders,
     texts: Texts,
     hook_points: Sequence[str],
     out: Path,
@@ -35,7 +35,7 @@ def train_on_host(
     One hook point: `out` is the SAE folder; several: `out/<hook point>`. One document in twenty is held out and measures the saved files.
 
     Args:
-        host: Where the activations come from.
+        host: Where the activations come from; of a pipeline the text encoder that the hook points name.
         texts: A corpus, a list of texts, or a function that returns texts.
         hook_points: Where to train.
         out: Output folder.
@@ -53,12 +53,13 @@ def train_on_host(
     if not hook_points:
         raise InputError("no hook point given; name one such as layers.10.mlp_out")
     widths = {point: host.resolve(point).d for point in hook_points}  # pyright: ignore[reportAttributeAccessIssue]  # hosts resolve; bare harvestables need not
+    reader = host.reader(hook_points) if isinstance(host, HasReaders) else host
     cfgs = {p: SAEConfig(architecture, d_in=d, d_sae=d_sae or EXPANSION * d, k=k) for p, d in widths.items()}
 
     buffer = max(min(2**16, config.n_steps * config.batch // 4), 2 * config.batch)
 
     def source(part: Literal["train", "held_out"]) -> HostSource:
-        return HostSource(host, texts, hook_points, batch=config.batch, context=context, seed=config.seed, part=part, buffer=buffer)
+        return HostSource(reader, texts, hook_points, batch=config.batch, context=context, seed=config.seed, part=part, buffer=buffer)
 
     if len(cfgs) > 1:
         return train_many(cfgs, source("train"), config, out=out, resume=resume, held_out=source("held_out"))

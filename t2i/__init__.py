@@ -1,6 +1,22 @@
-"""Text-to-image hosts, erasers and their evaluation."""
+"""Text-to-image hosts, erasers and their evaluation. Imports load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .. import __version__ as _version
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from .host import ImageHost
+    from .models import load_pipeline
+    from .states import Batch, States
+
+__all__ = ["Batch", "ImageHost", "States", "load_pipeline"]
 __version__ = _version
+
+_HOMES = {"Batch": "states", "ImageHost": "host", "States": "states", "load_pipeline": "models"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

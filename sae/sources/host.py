@@ -1,4 +1,4 @@
-"""Activations of a language model, streamed: texts -> tokens -> hidden states -> mask -> mixing buffer.
+"""Activations of a host that reads texts, streamed: texts -> tokens -> hidden states -> mask -> mixing buffer.
 
 Memory does not depend on the number of tokens.
 """
@@ -55,6 +55,19 @@ class Harvestable(Protocol):
         ...
 
 
+@runtime_checkable
+class HasReaders(Protocol):
+    """A host of several parts that read texts, each with its own tokens."""
+
+    def reader(self, hook_points: Sequence[str]) -> Harvestable:
+        """The part that the hook points belong to."""
+        ...
+
+    def resolve(self, hook_point: str) -> Any:
+        """Where a hook point lies."""
+        ...
+
+
 class HostSource:
     """Shuffled activations `{hook point: [batch, d]}` of a host that reads texts, all from one forward pass.
 
@@ -96,6 +109,9 @@ class HostSource:
     ) -> None:
         if isinstance(hook_points, str) or not hook_points or len(set(hook_points)) != len(hook_points):
             raise InputError(f"hook_points must be a list of different names; found {hook_points!r}")
+        self.fixed_length: int | None = getattr(host, "fixed_length", None)
+        context = self.fixed_length or context
+        forward_tokens = max(forward_tokens, self.fixed_length or 0)
         if context < 2 or forward_tokens < context:
             raise InputError(f"context must be at least 2 and forward_tokens at least context; found {context} and {forward_tokens}")
         if not 0 <= shard[0] < shard[1]:
@@ -111,6 +127,8 @@ class HostSource:
     @property
     def token_policy(self) -> Plain:
         """How texts become vectors: written into the SAE."""
+        if self.fixed_length is not None:
+            return dict(getattr(self.host, "token_policy"))  # noqa: B009  # hosts of prompts have one, others need not
         kept = {"padding": "dropped", "special_tokens": "dropped"}
         sink = {"first_token": "dropped"} if getattr(self.host, "sink_is_text", False) else {}
         return {"context": self.context, "bos": self.bos is not None, **kept, **sink}
@@ -156,28 +174,33 @@ class HostSource:
     def _documents(self) -> Iterator[str]:
         texts = self.texts
         stream = read_corpus(texts) if isinstance(texts, str | Path) else texts() if callable(texts) else texts
-        for text in stream:
+        prompts = (line.strip() for text in stream for line in text.splitlines() if line.strip())
+        for text in stream if self.fixed_length is None else prompts:
             held_out = zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
             if self.part == "all" or held_out == (self.part == "held_out"):
                 yield text
 
     def _plan(self, group: list[str], number: int) -> list[list[list[int]]]:
         """The group's windows, dealt to forward passes by length; the passes in random order."""
-        head = [] if self.bos is None else [self.bos]
-        step = self.context - len(head)
-        rows = self.host.tokenizer(group, add_special_tokens=False, verbose=False)["input_ids"]
-        windows = [head + ids[i : i + step] for ids in rows for i in range(0, len(ids), step)]
-        windows.sort(key=len)
         planned: list[list[list[int]]] = []
-        for w in windows:
-            if not planned or (len(planned[-1]) + 1) * len(w) > self.forward_tokens:
+        for w in sorted(self._windows_of(group), key=len):
+            if not planned or (len(planned[-1]) + 1) * (self.fixed_length or len(w)) > self.forward_tokens:
                 planned.append([])
             planned[-1].append(w)
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{self.epoch}/{number}".encode()))
         return [planned[i] for i in torch.randperm(len(planned), generator=generator).tolist()]
 
+    def _windows_of(self, group: list[str]) -> list[list[int]]:
+        """Token ids of prompts, or of texts cut into windows."""
+        if self.fixed_length is not None:
+            return self.host.token_ids(group)  # pyright: ignore[reportAttributeAccessIssue]  # hosts of prompts have it
+        head = [] if self.bos is None else [self.bos]
+        step = self.context - len(head)
+        rows = self.host.tokenizer(group, add_special_tokens=False, verbose=False)["input_ids"]
+        return [head + ids[i : i + step] for ids in rows for i in range(0, len(ids), step)]
+
     def _harvest(self, windows: list[list[int]]) -> Batch:
-        width = max(map(len, windows))
+        width = self.fixed_length or max(map(len, windows))
         tokenizer = self.host.tokenizer
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         ids = torch.tensor([w + [pad] * (width - len(w)) for w in windows])

@@ -61,17 +61,18 @@ def _command(method: "Method") -> Callable[..., None]:
         if search:
             values["search"] = True
         from_mapping(method.load_config(), values, where=f"--set of {method.name}")
+        check_kind(method, model, gated)
         concepts = [Concept.load(c) for c in concept]
         ready = Gate.load(gate) if gate else None
         if ready:
             ready.require_threshold()
-        host = o.load_host(model, dtype, device)
+        host = o.load_any_host(model, dtype, device)
         saes = load_saes(sae)
         edit = fit_edit(method.name, host, concepts, saes=saes, seed=seed, **values)
         if gated:
             from ..llm.gating import concept_gate
 
-            ready = concept_gate(host, concepts, saes)
+            ready = concept_gate(host, concepts, saes)  # pyright: ignore[reportArgumentType]: `check_kind` left language models
         if ready:
             edit = edit.gated(ready)
         edit.save(out)
@@ -84,6 +85,22 @@ def _command(method: "Method") -> Callable[..., None]:
         o.emit(summary, f"{method.name}: {', '.join(summary['concepts'])} -> {out}\n" + "\n".join(map(str, summary["parts"])), as_json)
 
     return erase
+
+
+def check_kind(method: "Method", model: str, gated: bool) -> None:
+    """Raises where a method is for hosts of the other kind, before anything is loaded."""
+    from ..base.errors import InputError
+    from ..deactivate.registry import methods
+    from ..t2i.aliases import is_pipeline
+
+    kind = "t2i" if is_pipeline(model) else "llm"
+    if method.domain not in (kind, "any"):
+        others = ", ".join(m.name for m in methods(kind)) or "none yet"
+        raise InputError(
+            f"--model {model}: {method.name} is for {method.domain} hosts, and this is one of kind {kind} (methods for it: {others})"
+        )
+    if gated and kind == "t2i":
+        raise InputError("--gated: fits gates for language models; gate an edit of a pipeline with edit.gated(Gate(…).calibrated(host, …))")
 
 
 def load_saes(paths: list[Path]) -> list:
@@ -103,12 +120,12 @@ def apply(
         bool, typer.Option("--force", help="Apply to another base than the edit was made for; recorded in the ledger.")
     ] = False,
 ) -> None:
-    """Folds edits into the weights for good: DIR is an ordinary transformers checkpoint with a ledger beside it."""
+    """Folds edits into the weights for good: DIR is an ordinary transformers or diffusers checkpoint with a ledger beside it."""
     from ..deactivate.edit import Edit
     from ..deactivate.ledger import apply_edits
 
     loaded = [Edit.load(e) for e in edits]
-    apply_edits(o.load_host(model, dtype, device), loaded, out, force=force)
+    apply_edits(o.load_any_host(model, dtype, device, whole=True), loaded, out, force=force)
     typer.echo(f"applied {len(loaded)} edit(s) -> {out}\nundo: efface undo --model {out} --out BASE")
 
 

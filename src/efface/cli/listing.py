@@ -16,9 +16,10 @@ from . import options as o
 
 def models(as_json: o.Json = False) -> None:
     """Model aliases: where they come from, size, licence, cached or not."""
-    from ..llm.models import list_models
+    from ..llm.aliases import list_models
+    from ..t2i.aliases import list_models as list_image_models
 
-    rows = list_models()
+    rows = [*list_models(), *list_image_models()]
     cells = [[str(r["name"]), f"{float(r['size'] or 0) / 2**20:,.0f} MiB", "yes" if r["cached"] else "no", str(r["licence"])] for r in rows]
     o.emit({"models": rows}, o.table(["name", "size", "cached", "licence"], cells), as_json)
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..base.errors import InputError
+from ..base.errors import InputError, UnknownName
 from ..base.files import PICKLES
 
 if TYPE_CHECKING:
     from ..llm.host import Host
+    from ..t2i.host import ImageHost
 
 Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `efface models`), a local folder or a hub id.")]
 OptionalModel = Annotated[str | None, typer.Option("--model", "-m", help="Another host than the one written in the SAE.")]
@@ -44,10 +45,40 @@ def resolve_device(device: str) -> str:
 
 
 def load_host(model: str, dtype: str, device: str) -> "Host":
-    """The language model behind `model`."""
-    from ..llm.models import load_model
+    """The language model behind `model`.
 
-    return load_model(model, dtype=dtype, device=resolve_device(device))
+    Raises:
+        InputError: It is an image pipeline.
+    """
+    from ..t2i.aliases import is_pipeline
+
+    if is_pipeline(model):
+        raise InputError(f"--model {model}: an image pipeline, and this command reads language models only")
+    return _language_host(model, dtype, device)
+
+
+def load_any_host(model: str, dtype: str, device: str, *, whole: bool = False) -> "Host | ImageHost":
+    """The language model or the image pipeline behind `model`; with `whole` its safety checker too."""
+    from ..t2i.aliases import is_pipeline
+
+    if not is_pipeline(model):
+        return _language_host(model, dtype, device)
+    from ..t2i.models import load_pipeline
+
+    return load_pipeline(model, dtype=dtype, device=resolve_device(device), safety=whole)
+
+
+def _language_host(model: str, dtype: str, device: str) -> "Host":
+    from ..llm.aliases import ALIASES
+    from ..llm.models import load_model
+    from ..t2i.aliases import ALIASES as IMAGE_ALIASES
+
+    try:
+        return load_model(model, dtype=dtype, device=resolve_device(device))
+    except UnknownName as e:
+        if e.kind == "model":
+            raise UnknownName("model", model, (*ALIASES, *IMAGE_ALIASES), "Or name a local folder, or a hub id owner/name") from None
+        raise
 
 
 def sae_folders(paths: list[Path]) -> list[Path]:

@@ -11,13 +11,22 @@ from . import options as o
 
 def train(
     model: o.Model,
-    at: Annotated[str, typer.Option("--at", help="Hook point, or several with commas: layers.10.mlp_out,layers.12.mlp_out")],
+    at: Annotated[
+        str,
+        typer.Option(
+            "--at",
+            help="Hook point, or several with commas: layers.10.mlp_out,layers.12.mlp_out; in a pipeline text_encoder.layers.8.resid_post",
+        ),
+    ],
     out: o.Out,
     arch: Annotated[str, typer.Option("--arch", help="relu, topk, batchtopk, jumprelu, matryoshka or gated.")] = "topk",
     d_sae: Annotated[int, typer.Option("--d-sae", help="Number of features; 0: eight times the width of the hook point.")] = 0,
     k: Annotated[int, typer.Option("--k", help="Active features a vector.")] = 32,
     tokens: Annotated[int, typer.Option("--tokens", help="Vectors to train on.")] = 1_000_000,
-    corpus: Annotated[str, typer.Option("--corpus", help="embedded, a .txt, .jsonl or .parquet file, a folder, or hub:NAME.")] = "embedded",
+    corpus: Annotated[
+        str,
+        typer.Option("--corpus", help="embedded, a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line."),
+    ] = "embedded",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint in --out.")] = False,
     settings: o.Settings = [],  # noqa: B006
     seed: o.Seed = 0,
@@ -28,13 +37,16 @@ def train(
     """Trains one SAE a hook point in one pass of the model; writes folders that sae-lens reads too."""
     from ..sae.config import TrainConfig
     from ..sae.recipes import train_on_host
+    from ..t2i.aliases import is_pipeline
 
     points = [p.strip() for p in at.split(",") if p.strip()]
     if not points:
         raise InputError("--at is empty; name a hook point such as layers.10.mlp_out")
     values = {"tokens": tokens, "seed": seed, **parse_assignments(settings)}
     config = from_mapping(TrainConfig, values, where="--set")
-    host = o.load_host(model, dtype, device)
+    if corpus == "embedded" and is_pipeline(model):
+        raise InputError("--corpus embedded: texts, of which a pipeline's encoder takes none whole; name a file with one prompt a line")
+    host = o.load_any_host(model, dtype, device)
     saes = train_on_host(host, corpus, points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume)
     report = {p: s.card["metrics"] for p, s in saes.items()}
     rows = [[p, *(f"{m[key]:.4g}" for key in ("l0", "fvu", "cosine", "dead_share"))] for p, m in report.items()]

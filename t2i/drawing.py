@@ -1,0 +1,90 @@
+"""Pictures from prompts: the pipeline's own call, one generator a picture."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ..base.errors import InputError, NumericsError
+
+if TYPE_CHECKING:
+    from .host import ImageHost
+
+
+def seeds_of(prompts: Sequence[str], seed: int, seeds: Sequence[int] | None) -> list[int]:
+    """One seed a prompt: `seeds`, or `seed + i`.
+
+    Raises:
+        InputError: No prompts, or another number of seeds.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise InputError(f"prompts must be a list of at least one string; found {prompts!r}")
+    found = [seed + i for i in range(len(prompts))] if seeds is None else list(seeds)
+    if len(found) != len(prompts):
+        raise InputError(f"seeds: one a prompt; found {len(found)} for {len(prompts)} prompts")
+    return found
+
+
+def guidance_of(host: "ImageHost", guidance: float | None) -> float:
+    """The guidance scale: as asked, or the pipeline's own."""
+    own = inspect.signature(type(host.pipeline).__call__).parameters["guidance_scale"].default
+    return float(own if guidance is None else guidance)
+
+
+@torch.no_grad()
+def generate(
+    host: "ImageHost",
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    negative: str | Sequence[str],
+    batch: int,
+    guidance: float,
+    options: dict[str, Any],
+) -> UInt8[Tensor, "n 3 h w"]:
+    """Pictures in the order of the prompts, on the CPU; see `ImageHost.generate`."""
+    if batch < 1:
+        raise InputError(f"batch must be at least 1; found {batch}")
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+    if len(negatives) != len(prompts):
+        raise InputError(f"negative: one prompt, or one a prompt; found {len(negatives)} for {len(prompts)} prompts")
+    if not host.family.negative and any(negatives):
+        raise InputError(f"negative: a {host.family.name} pipeline takes no negative prompt; leave it out")
+    drawn = []
+    for start in range(0, len(prompts), batch):
+        part = slice(start, start + batch)
+        drawn.append(_batch(host, prompts[part], seeds[part], negatives[part], guidance, options))
+    return torch.cat(drawn)
+
+
+def _batch(
+    host: "ImageHost", prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str], guidance: float, options: dict[str, Any]
+) -> UInt8[Tensor, "b 3 h w"]:
+    states = host.encode(prompts)
+    guided = host.family.negative and guidance > 1 and getattr(host.denoiser.config, "time_cond_proj_dim", None) is None
+    away = host.encode(negatives, negative=True) if guided else None
+    rows = (*(away.prompts if away else ()), *states.prompts)
+    generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+    with host.rows(rows), _unchecked(host.pipeline):
+        images = host.pipeline(
+            **host.family.call(states, away), guidance_scale=guidance, generator=generators, output_type="pt", **options
+        ).images
+    if not torch.isfinite(images).all():
+        raise NumericsError("generation: the pictures are not finite numbers")
+    return (images.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@contextmanager
+def _unchecked(pipeline: Any) -> Iterator[None]:
+    """Keeps a safety checker from blanking pictures while the block runs."""
+    if getattr(pipeline, "safety_checker", None) is None:
+        yield
+        return
+    pipeline.__dict__["run_safety_checker"] = lambda image, device, dtype: (image, None)
+    try:
+        yield
+    finally:
+        del pipeline.__dict__["run_safety_checker"]
