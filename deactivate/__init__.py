@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from .. import __version__ as _version
 
 if TYPE_CHECKING:
+    from .any_gate import load_gate
+    from .change_gate import ChangeGate
     from .concept import Concept, Question, packaged_concepts
     from .edit import Edit
     from .erase import erase
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = _version
 _HOMES = {
+    "ChangeGate": "change_gate",
     "Concept": "concept",
     "DeactivationPart": "layer",
     "Dense": "parts",
@@ -34,6 +37,7 @@ _HOMES = {
     "calibrate": "gate",
     "erase": "erase",
     "export_edit": "export",
+    "load_gate": "any_gate",
     "method": "registry",
     "methods": "registry",
     "packaged_concepts": "concept",
@@ -41,6 +45,7 @@ _HOMES = {
     "undo_edits": "ledger",
 }
 __all__ = [
+    "ChangeGate",
     "Concept",
     "DeactivationPart",
     "Dense",
@@ -57,6 +62,7 @@ __all__ = [
     "calibrate",
     "erase",
     "export_edit",
+    "load_gate",
     "method",
     "methods",
     "packaged_concepts",

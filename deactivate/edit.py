@@ -14,8 +14,8 @@ from ..base.files import digest, slug
 from .parts import Part, WeightsPart, parameter, tensor_digest
 
 if TYPE_CHECKING:
+    from .any_gate import AnyGate
     from .concept import Concept
-    from .gate import Gate
     from .hosts import Host
 
 
@@ -39,7 +39,7 @@ class Edit:
     seeds: Mapping[str, int] = field(default_factory=dict)
     cards: Sequence[Mapping[str, Any]] = ()
     """Protocol cards of the figures in its README."""
-    gate: "Gate | None" = None
+    gate: "AnyGate | None" = None
     host: Mapping[str, str] = field(default_factory=dict)
     """`{name, digest}` of the host it was fitted on; filled in by `bound`."""
 
@@ -86,7 +86,7 @@ class Edit:
         words = slug(" ".join(self.concept_names) or "edit").rpartition("-")[0]
         return f"{self.eraser}-{words}-{self.digest[:8]}"
 
-    def gated(self, gate: "Gate") -> "Edit":
+    def gated(self, gate: "AnyGate") -> "Edit":
         """The edit behind `gate`: in force for prompts at which it fires, and not there for the others."""
         gate.require_threshold()
         if self.gate is not None:

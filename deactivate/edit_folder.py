@@ -78,7 +78,7 @@ def _entry(part: Part, i: int) -> dict[str, Any]:
 
 def load_edit(folder: Path) -> Edit:
     """Reads and checks an edit folder."""
-    from .gate import Gate
+    from .any_gate import load_gate
 
     if not (folder / MANIFEST).is_file():
         raise ArtefactError(f"{folder} is not an edit folder: {MANIFEST} is missing; `efface erase` writes one")
@@ -91,7 +91,7 @@ def load_edit(folder: Path) -> Edit:
         check_files(folder, values["files"])
         parts = [load_part(entry, inside(folder, entry["folder"])) for entry in values["parts"]]
         names = ("eraser", "config", "concepts", "evidence", "seeds", "cards", "host")
-        gate = Gate.load(inside(folder, values["gate"])) if values["gate"] else None
+        gate = load_gate(inside(folder, values["gate"])) if values["gate"] else None
         edit = Edit(parts, gate=gate, **{n: values[n] for n in names})
     if edit.digest != values["digest"]:
         raise ArtefactError(f"{folder}: its content is not what its digest {str(values['digest'])[:12]} says; the manifest was altered")

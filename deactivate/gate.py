@@ -8,23 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError, UnknownName
-from ..base.files import digest, inside, new_folder, read_json, reading, sha256_file, write_json
-from .calibration import DEAD_BAND, Calibration, Rate, calibrate, fires
+from ..base.files import digest, new_folder, reading, sha256_file, write_json
+from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of
+from .calibration import DEAD_BAND, Calibration, calibrate
 from .layer import feature_acts, sae_digest, sae_hook_point
 from .routing import unedited
 
 if TYPE_CHECKING:
     from ..sae import SAE
     from .hosts import Host
-
-FORMAT = 1
-Rows = Sequence[Sequence[int]]
-"""Token ids of prompts, unpadded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,7 @@ class GateSource:
 
 
 @dataclass(frozen=True, eq=False)
-class Gate:
+class Gate(AnyGate):
     """Score of a prompt: weighted mean over features of their standardised activation, reduced over its tokens.
 
     score = Σ_f w_f (r_f − centre_f) / scale_f / Σ_f |w_f|, r_f = max (or mean) of feature f over the tokens that are
@@ -116,15 +113,6 @@ class Gate:
         """Scores of prompts given as token ids."""
         return self.standardised(self.features_of(host, rows, batch))
 
-    def score(self, host: "Host", texts: Sequence[str], *, batch: int = 1) -> Float[Tensor, " n"]:
-        """Scores of prompts, float64."""
-        return self.score_rows(host, self._reader(host).token_ids(texts), batch)
-
-    def fires(self, scores: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        """Which scores open the gate."""
-        c = self.require_threshold()
-        return torch.from_numpy(fires(scores.double().numpy(), c.threshold, c.dead_band))
-
     def calibrated(
         self,
         host: "Host",
@@ -146,7 +134,7 @@ class Gate:
         """
         if not pool:
             raise MatchedNothing("gate: the pool is empty; a threshold at a false-positive rate needs general texts (≥ 3,000)")
-        reader = self._reader(host)
+        reader = self.reader(host)
         raw = {n: self.features_of(host, reader.token_ids(t), batch) for n, t in (("t", target), ("p", pool), ("n", neighbours)) if t}
         both = torch.cat([raw["p"], raw["t"]]) if "t" in raw else raw["p"]
         scale = both.std(0, unbiased=False)
@@ -159,27 +147,16 @@ class Gate:
         found = calibrate(scores.get("t", ()), scores["p"], scores.get("n", ()), fpr=fpr, dead_band=dead_band)
         return dataclasses.replace(gate, calibration=found)
 
-    def require_threshold(self) -> Calibration:
-        """Its calibration.
-
-        Raises:
-            InputError: There is none yet.
-        """
-        if self.calibration is None:
-            raise InputError("this gate has no threshold yet: gate.calibrated(host, target, pool, fpr=…)")
-        return self.calibration
+    def hook_points(self) -> list[str]:
+        """Of its sources."""
+        return [s.hook_point for s in self.sources]
 
     def summary(self) -> str:
         """One paragraph on the threshold and its rates."""
-        c, n = self.calibration, len(self.centre)
-        if c is None:
+        n = len(self.centre)
+        if self.calibration is None:
             return f"{n} features, not calibrated."
-        rates = (("general pool", c.pool), ("target", c.target), ("neighbours", c.neighbours))
-        text = ", ".join(f"{name} {_percent(r)}" for name, r in rates if r)
-        head = (
-            f"{n} features, {self.reduce} over tokens, decides per {self.per}; fires at score ≥ {c.threshold:.4g} (asked for: {c.fpr:.2%})"
-        )
-        return f"{head}: {text}. {c.note}".strip()
+        return f"{n} features, {self.reduce} over tokens, decides per {self.per}; {self.rates()}"
 
     def save(self, folder: str | Path) -> None:
         """Writes `gate.json` (last) and one SAE folder a source."""
@@ -189,7 +166,7 @@ class Gate:
             files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
             calibration = self.calibration.as_dict() if self.calibration else None
             values = {**self._settings(), "calibration": calibration, "digest": self.digest, "files": files}
-            write_json(work / "gate.json", {"format": FORMAT, "efface": __version__, **values})
+            write_json(work / MANIFEST, {"format": FORMAT, "efface": __version__, **values})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Gate":
@@ -201,14 +178,8 @@ class Gate:
         from ..sae import SAE
 
         folder = Path(folder)
-        values = read_json(folder / "gate.json")
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise ArtefactError(f"{folder / 'gate.json'}: not a gate of format {FORMAT}")
-        with reading(folder / "gate.json"):
-            for name, sha in values["files"].items():
-                path = inside(folder, name)
-                if not path.is_file() or sha256_file(path) != sha:
-                    raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the manifest's")
+        values = manifest_of(folder)
+        with reading(folder / MANIFEST):
             sources = [
                 GateSource(SAE.load(folder / f"sae-{i}"), tuple(s["features"]), tuple(s["weights"]), s["sae"])
                 for i, s in enumerate(values["sources"])
@@ -238,13 +209,8 @@ class Gate:
         )
         return ((raw - centre) / scale) @ weights / weights.abs().sum()
 
-    def _reader(self, host: "Host") -> Any:
-        """What turns prompts into tokens and reads the sources' hook points: a part of the host, or itself."""
-        reader = getattr(host, "reader", None)
-        return host if reader is None else reader([s.hook_point for s in self.sources])
-
     def _read(self, host: "Host", rows: Rows) -> Float[Tensor, "b f"]:
-        reader = self._reader(host)
+        reader = self.reader(host)
         ids, mask = reader.pad(rows)
         seen = reader.activations(ids, mask, [s.hook_point for s in self.sources])
         keep = reader.keep_mask(ids, mask)
@@ -259,10 +225,6 @@ class Gate:
             else:
                 columns.append(acts.masked_fill(~kept, -torch.inf).amax(1).masked_fill(~kept.any(1), 0.0))
         return torch.cat(columns, 1)
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.mean:.2%} [{rate.low:.2%}, {rate.high:.2%}] of {rate.n}"
 
 
 __all__ = ["Calibration", "Gate", "GateSource", "calibrate"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing, UnknownName
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class DeactivationPart(Part):
     """Where a chosen feature fires: x' = x + Σ_f (a'_f − a_f) d_f, a'_f = value (`clamp`) or value · a_f (`scale`).
 
-    The SAE's reconstruction error is kept. A vector in which none of the features fires passes unchanged, to the bit.
-    Interpret-then-deactivate (ItD) is `scale`; deviation: it replaces x by the reconstruction, this keeps the error.
+    The SAE's reconstruction error is kept, and a vector in which none of the features fires passes unchanged, to the bit.
+    Without `keep_error`, x' = decode(a') at every position. Interpret-then-deactivate (arXiv:2503.09446) is `scale` without the
+    error, its first position reconstructed but not edited.
 
     Raises:
         MatchedNothing: No features.
@@ -37,6 +38,10 @@ class DeactivationPart(Part):
     mode: Literal["clamp", "scale"] = "clamp"
     fingerprint: str = ""
     """Digest of the SAE's tensors; computed where it is not given."""
+    keep_error: bool = True
+    """Whether what the SAE does not reconstruct stays."""
+    spare_first: bool = False
+    """Whether the features of the first position (BOS, the same in every prompt) are left alone."""
     portability: Portability = "same-shapes"
     kind: ClassVar[str] = "hook"
 
@@ -64,7 +69,8 @@ class DeactivationPart(Part):
 
     def settings(self) -> dict[str, Any]:
         """Value, mode, place and which SAE."""
-        return {"hook_point": self.hook_point, "value": self.value, "mode": self.mode, "sae": self.fingerprint}
+        options = {k: True for k, on in (("drop_error", not self.keep_error), ("spare_first", self.spare_first)) if on}
+        return {"hook_point": self.hook_point, "value": self.value, "mode": self.mode, "sae": self.fingerprint, **options}
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> "DeactivationPart":
@@ -72,7 +78,8 @@ class DeactivationPart(Part):
         from ..sae import SAE
 
         ids = tuple(tensors["features"].tolist())
-        return cls(SAE.load(folder / "sae"), ids, settings["value"], settings["mode"], settings["sae"])
+        form = {"keep_error": not settings.get("drop_error", False), "spare_first": settings.get("spare_first", False)}
+        return cls(SAE.load(folder / "sae"), ids, settings["value"], settings["mode"], settings["sae"], **form)
 
     def save(self, folder: Path) -> None:
         """Its tensors and its SAE."""
@@ -101,15 +108,33 @@ class DeactivationPart(Part):
 
     def deactivate(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """`x` with the features clamped, in the dtype of `x`."""
+        change, fires = self.change(x)
+        if not self.keep_error:
+            return (self.reconstruction(x) + change).to(x.dtype)
+        return torch.where(fires[..., None], (x.to(change.dtype) + change).to(x.dtype), x)
+
+    def change(self, x: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n d"], Bool[Tensor, "*n"]]:
+        """Σ_f (a'_f − a_f) d_f in float32 or better, and where any of the features fires."""
         flat = x.reshape(-1, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
         w_dec = self.sae.W_dec[list(self.features)].to(x.device, wide)
         acts = feature_acts(self.sae, flat, self.features).to(x.device, wide)
+        if self.spare_first:
+            if x.ndim < 3:
+                raise InputError(
+                    f"deactivation layer at {self.hook_point}: spare_first needs [batch position width], {list(x.shape)} found"
+                )
+            acts = torch.where((torch.arange(len(flat), device=x.device) % x.shape[-2] == 0)[:, None], 0, acts)
         fires = acts != 0
         new = acts * self.value if self.mode == "scale" else torch.full_like(acts, self.value)
         change = torch.where(fires, new - acts, 0) @ w_dec
-        moved = (flat.to(wide) + change).to(x.dtype)
-        return torch.where(fires.any(-1, keepdim=True), moved, flat).reshape(x.shape)
+        return change.reshape(x.shape), fires.any(-1).reshape(x.shape[:-1])
+
+    def reconstruction(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """What the SAE makes of `x`, in float32 or better."""
+        weight = self.sae.W_dec
+        out = self.sae(x.reshape(-1, x.shape[-1]).to(weight.device, weight.dtype))
+        return out.to(x.device, torch.promote_types(x.dtype, torch.float32)).reshape(x.shape)
 
 
 def feature_acts(sae: "SAE", x: Float[Tensor, "n d"], features: tuple[int, ...]) -> Float[Tensor, "n f"]:

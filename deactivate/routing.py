@@ -12,7 +12,7 @@ from ..base.errors import InputError
 from .watching import Watch
 
 if TYPE_CHECKING:
-    from .gate import Gate
+    from .any_gate import AnyGate
     from .hosts import Host
     from .overlay import Overlay
 
@@ -66,7 +66,7 @@ class Router:
         finally:
             self.inside = before
 
-    def learn(self, keys: Sequence[Hashable], score: "Callable[[Gate, list[Any]], Tensor]") -> None:
+    def learn(self, keys: Sequence[Hashable], score: "Callable[[AnyGate, list[Any]], Tensor]") -> None:
         """Scores prompts that are not known yet at every edit that is selected by prompt, once while the edits lie there.
 
         An edit without a gate always fires.

@@ -24,7 +24,10 @@ class Watch:
     def __init__(self, host: "Host", overlay: "Overlay", digests: Collection[str]) -> None:
         self.host, self.overlay = host, overlay
         self.fired: set[str] = set()
-        self._gates: dict[str, Gate] = {d: g for d in digests if (g := overlay.entries[d].edit.gate) is not None}
+        from .gate import Gate
+
+        found = {d: overlay.entries[d].edit.gate for d in digests}
+        self._gates = {d: g for d, g in found.items() if isinstance(g, Gate)}
         self._seen: dict[str, Tensor] = {}
         self._peaks: dict[str, Tensor] = {}
         self._ids = torch.zeros(1, 0, dtype=torch.int64)

@@ -49,9 +49,9 @@ def _command(method: "Method") -> Callable[..., None]:
         as_json: o.Json = False,
     ) -> None:
         from ..base.errors import InputError
+        from ..deactivate.any_gate import load_gate
         from ..deactivate.concept import Concept
         from ..deactivate.erase import erase as fit_edit
-        from ..deactivate.gate import Gate
 
         if out.exists():
             raise InputError(f"--out {out} exists already; choose another name")
@@ -63,7 +63,7 @@ def _command(method: "Method") -> Callable[..., None]:
         from_mapping(method.load_config(), values, where=f"--set of {method.name}")
         check_kind(method, model, gated)
         concepts = [Concept.load(c) for c in concept]
-        ready = Gate.load(gate) if gate else None
+        ready = load_gate(gate) if gate else None
         if ready:
             ready.require_threshold()
         host = o.load_any_host(model, dtype, device)

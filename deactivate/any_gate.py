@@ -1,0 +1,117 @@
+"""What every gate is: a score of a prompt on the unedited host, and a threshold. Below it an edit is not there."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..base.errors import ArtefactError, InputError
+from ..base.files import inside, read_json, reading, sha256_file
+from .calibration import Calibration, Rate, fires
+
+if TYPE_CHECKING:
+    from .hosts import Host
+
+FORMAT = 1
+MANIFEST = "gate.json"
+Rows = Sequence[Sequence[int]]
+"""Token ids of prompts, unpadded."""
+
+
+class AnyGate(ABC):
+    """A score and a threshold."""
+
+    calibration: Calibration | None
+    per: str
+    """What decides while a text is generated: the prompt alone, or each token that is written too (`watching.py`)."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256 of what decides."""
+
+    @abstractmethod
+    def hook_points(self) -> list[str]:
+        """Where it reads."""
+
+    @abstractmethod
+    def score_rows(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, " n"]:
+        """Scores of prompts given as token ids, each alone, float64."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """One paragraph on the threshold and its rates."""
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder, its manifest last."""
+
+    def score(self, host: "Host", texts: Sequence[str], *, batch: int = 1) -> Float[Tensor, " n"]:
+        """Scores of prompts, float64."""
+        return self.score_rows(host, self.reader(host).token_ids(texts), batch)
+
+    def fires(self, scores: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Which scores open the gate."""
+        c = self.require_threshold()
+        return torch.from_numpy(fires(scores.double().numpy(), c.threshold, c.dead_band))
+
+    def require_threshold(self) -> Calibration:
+        """Its calibration.
+
+        Raises:
+            InputError: There is none yet.
+        """
+        if self.calibration is None:
+            raise InputError("this gate has no threshold yet: gate.calibrated(host, target, pool, fpr=…)")
+        return self.calibration
+
+    def reader(self, host: "Host") -> Any:
+        """What turns prompts into tokens and reads the hook points: a part of the host, or itself."""
+        reader = getattr(host, "reader", None)
+        return host if reader is None else reader(self.hook_points())
+
+    def rates(self) -> str:
+        """The threshold and what fires at it."""
+        c = self.require_threshold()
+        found = (("general pool", c.pool), ("target", c.target), ("neighbours", c.neighbours))
+        text = ", ".join(f"{name} {_percent(r)}" for name, r in found if r)
+        return f"fires at score ≥ {c.threshold:.4g} (asked for: {c.fpr:.2%}): {text}. {c.note}".strip()
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """A gate folder's manifest, and every file it names checked.
+
+    Raises:
+        ArtefactError: Missing, altered, or of another format.
+    """
+    values = read_json(folder / MANIFEST)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ArtefactError(f"{folder / MANIFEST}: not a gate of format {FORMAT}")
+    with reading(folder / MANIFEST):
+        for name, sha in values["files"].items():
+            path = inside(folder, name)
+            if not path.is_file() or sha256_file(path) != sha:
+                raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the manifest's")
+    return values
+
+
+def load_gate(folder: str | Path) -> AnyGate:
+    """Reads a gate folder of any kind.
+
+    Raises:
+        ArtefactError: Missing, altered, or of another format.
+    """
+    from .change_gate import ChangeGate
+    from .gate import Gate
+
+    values = read_json(Path(folder) / MANIFEST)
+    kind = values.get("kind") if isinstance(values, dict) else None
+    return ChangeGate.load(folder) if kind == ChangeGate.kind else Gate.load(folder)
+
+
+def _percent(rate: Rate) -> str:
+    return f"{rate.mean:.2%} [{rate.low:.2%}, {rate.high:.2%}] of {rate.n}"
