@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -21,6 +20,7 @@ from . import noise as _noise
 from . import parameters as _parameters
 from . import routing as _routing
 from .adapters import family_of
+from .components import parts_of
 from .parameters import ROLES
 from .states import Batch, States
 from .text import TextReader
@@ -31,24 +31,6 @@ if TYPE_CHECKING:
     from ..sae import SAE
 
 __all__ = ["ROLES", "Batch", "ImageHost", "States", "TokenRoles"]
-
-_PARTS: "WeakKeyDictionary[Any, Parts]" = WeakKeyDictionary()
-
-
-class Parts(nn.ModuleDict):
-    """The modules of a pipeline by component: `named_parameters` has the part first. One a pipeline."""
-
-    name_or_path: str = ""
-    """The folder it came from."""
-
-
-def parts_of(pipeline: Any) -> Parts:
-    """The modules of a pipeline that are there; a compiled one by what was compiled."""
-    found = {n: getattr(m, "_orig_mod", m) for n, m in pipeline.components.items() if isinstance(m, nn.Module)}
-    if pipeline not in _PARTS or dict(_PARTS[pipeline].items()) != found:
-        _PARTS[pipeline] = Parts(found)
-        _PARTS[pipeline].name_or_path = str(getattr(pipeline, "name_or_path", "") or "")
-    return _PARTS[pipeline]
 
 
 class ImageHost:

@@ -1,5 +1,8 @@
 """What the tests of image hosts share: edits of a text encoder and of a denoiser, and a gate that opens at the word dog."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from tiny_pipelines import tiny_image_host
 
@@ -15,6 +18,13 @@ DOGS, REST = ["a big dog", "a dog and a cat"], ["a red apple", "the blue bus", "
 MIXED = [REST[0], DOGS[0], REST[1], DOGS[1]]
 ON = torch.tensor([False, True, False, True])
 SIZE = (32, 32)
+LAST = {
+    "sd": "unet.up_blocks.1.attentions.1.out",
+    "sdxl": "unet.up_blocks.1.attentions.1.out",
+    "sd3": "transformer.transformer_blocks.0.out",
+    "flux": "transformer.single_transformer_blocks.0.out",
+}
+"""A hook point in the denoiser of each family."""
 
 
 def draw(host: ImageHost, prompts: list[str] = MIXED, **options: object) -> torch.Tensor:
@@ -54,6 +64,26 @@ def weights_part(host: ImageHost, role: str, seed: int = 0, size: float = 0.5) -
         if p.ndim == 2
     }
     return WeightsPart(deltas)
+
+
+def parts_of_kind(host: ImageHost, family: str, kind: str) -> list:
+    """One kind of edit."""
+    return {
+        "text hook": lambda: [layer_part(host)],
+        "text weights": lambda: [weights_part(host, "text_mlp")],
+        "denoiser hook": lambda: [projection(host, LAST[family])],
+        "denoiser weights": lambda: [weights_part(host, "cross_attention", size=2.0)],
+        "all": lambda: [layer_part(host), weights_part(host, "cross_attention", size=2.0), projection(host, LAST[family])],
+    }[kind]()
+
+
+@contextmanager
+def all_applied(host: ImageHost, edits: list[Edit]) -> Iterator[None]:
+    """All edits at once."""
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(edit.applied(host))
+        yield
 
 
 def edit_of(host: ImageHost, *parts: Part, seed: int = 0) -> Edit:

@@ -9,15 +9,18 @@ from accelerate.hooks import CpuOffload, add_hook_to_module
 from safetensors.torch import load_file
 from t2i._kit import (
     DOGS,
+    LAST,
     MIXED,
     ON,
     REST,
+    all_applied,
     bits,
     changed,
     dog_gate,
     draw,
     edit_of,
     layer_part,
+    parts_of_kind,
     projection,
     sae_at,
     same,
@@ -27,27 +30,11 @@ from t2i._kit import (
 from tiny_pipelines import FAMILIES
 
 from efface.base.errors import ArtefactError, HookPointNotFound, InputError, UnknownName
-from efface.deactivate.edit import Edit
 from efface.deactivate.gate import Gate, GateSource
 from efface.deactivate.layer import DeactivationPart
 from efface.deactivate.ledger import LEDGER, apply_edits, overlay_of, undo_edits
 from efface.t2i import load_pipeline
 from efface.t2i.host import Batch, ImageHost
-
-TEXT, LAST = "text_encoder.layers.1.resid_post", {"sd": "unet.up_blocks.1.attentions.1.out", "sdxl": "unet.up_blocks.1.attentions.1.out",
-                                                   "sd3": "transformer.transformer_blocks.0.out", "flux": "transformer.single_transformer_blocks.0.out"}  # fmt: skip
-
-
-def parts(host: ImageHost, family: str, kind: str) -> list:
-    """One kind of edit."""
-    return {
-        "text hook": lambda: [layer_part(host)],
-        "text weights": lambda: [weights_part(host, "text_mlp")],
-        "denoiser hook": lambda: [projection(host, LAST[family])],
-        "denoiser weights": lambda: [weights_part(host, "cross_attention", size=2.0)],
-        "all": lambda: [layer_part(host), weights_part(host, "cross_attention", size=2.0), projection(host, LAST[family])],
-    }[kind]()
-
 
 KINDS = ("text hook", "text weights", "denoiser hook", "denoiser weights", "all")
 CASES = [("sd", k) for k in KINDS] + [(f, k) for f in FAMILIES[1:] for k in ("text weights", "all")]
@@ -56,7 +43,7 @@ CASES = [("sd", k) for k in KINDS] + [(f, k) for f in FAMILIES[1:] for k in ("te
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_below_the_threshold_the_bits_are_the_base(family: str, kind: str) -> None:
     host = tiny_image_host(family)
-    edit = edit_of(host, *parts(host, family, kind))
+    edit = edit_of(host, *parts_of_kind(host, family, kind))
     gated = edit.gated(dog_gate(host))
     before, base = bits(host), draw(host)
     states, loss = host.encode(MIXED), host.loss(Batch(MIXED, base, steps=[500] * 4))
@@ -83,9 +70,10 @@ def test_edits_that_act_on_activations_leave_negative_and_empty_prompts_alone(fa
     host = tiny_image_host(family)
     edit = edit_of(host, layer_part(host), projection(host, LAST[family]))
     prompts = ["", *DOGS]
-    base, away = draw(host, prompts, guidance=0.0 if family == "sd" else None), host.encode(prompts, negative=True)
+    base = draw(host, prompts, guidance=0.0 if family == "sd" else None)
     latents = torch.randn(3, 4, 4, 4)
     with torch.no_grad():
+        away = host.encode(prompts, negative=True)
         noise, noise_away = host.predict(latents, 500, host.encode(prompts)), host.predict(latents, 500, away)
     with torch.no_grad(), edit.applied(host) as fired:
         drawn = draw(host, prompts, guidance=0.0 if family == "sd" else None)
@@ -215,7 +203,7 @@ def test_under_offloading_hooks_and_a_lora() -> None:
     def drawn(host: ImageHost) -> list[torch.Tensor]:
         out = [draw(host)]
         for edits in ([text], [weights], [gated], [text, weights, gated]):
-            with overlay_stack(host, edits):
+            with all_applied(host, edits):
                 out.append(draw(host))
         return out
 
@@ -238,16 +226,6 @@ def test_under_offloading_hooks_and_a_lora() -> None:
     assert changed(drawn(host)[0], want[0]).all()
 
 
-def overlay_stack(host: ImageHost, edits: list[Edit]):
-    """All edits at once."""
-    from contextlib import ExitStack
-
-    stack = ExitStack()
-    for edit in edits:
-        stack.enter_context(edit.applied(host))
-    return stack
-
-
 def test_what_cannot_take_effect_is_refused() -> None:
     host = tiny_image_host("sd")
     text, weights = edit_of(host, layer_part(host)), edit_of(host, weights_part(host, "cross_attention"))
@@ -255,7 +233,7 @@ def test_what_cannot_take_effect_is_refused() -> None:
         weights.applied(tiny_image_host("flux")).__enter__()
     with pytest.raises(HookPointNotFound):
         edit_of(tiny_image_host("flux"), layer_part(host, "unet.mid_block.attentions.0.out"))
-    sae = sae_at(host, TEXT)
+    sae = sae_at(host, "text_encoder.layers.1.resid_post")
     sae.card["hook_point"] = "text_encoder.layers.1.mlp_hidden"
     with pytest.raises(InputError, match="width is 16, the host's 32"):
         edit_of(host, DeactivationPart(sae, (0,)))

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from t2i._kit import DOGS, MIXED, SIZE, bits, changed, draw, sae_at, same, tiny_image_host
+from t2i._old_clip import OldTextModel
 from tiny_pipelines import FAMILIES, LAYERS, TOKENS, WIDTH, tiny_pipeline
-from torch import nn
 
 from efface.base.errors import HookPointNotFound, InputError, MatchedNothing, UnknownName
 from efface.llm.hooks import captured
@@ -128,44 +128,6 @@ def test_reading_stops_behind_the_deepest_layer() -> None:
         host.activations(MIXED, ["unet.mid_block.attentions.0.out"])
     with pytest.raises(MatchedNothing):
         host.activations(MIXED, [])
-
-
-class OldLayer(nn.Module):
-    """A CLIP layer as transformers 4 has it: it returns a tuple."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.mlp, self.self_attn, self.inner = layer.mlp, layer.self_attn, layer.forward
-
-    def forward(self, *args: object, **kwargs: object) -> tuple[object, ...]:
-        return (self.inner(*args, **kwargs),)
-
-
-class OldEncoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([OldLayer(x) for x in encoder.layers])
-
-    def forward(self, inputs_embeds: torch.Tensor, attention_mask: object = None, **kwargs: object) -> object:
-        for layer in self.layers:
-            inputs_embeds = layer(inputs_embeds, attention_mask, **kwargs)[0]
-        return SimpleNamespace(last_hidden_state=inputs_embeds)
-
-
-class OldTextModel(nn.Module):
-    """`CLIPTextModel` as transformers 4 has it: a `text_model` level."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.text_model = model
-        self.config, self.dtype, self.device = model.config, model.dtype, model.device
-        model.encoder = OldEncoder(model.encoder)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.embeddings.token_embedding
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return self.text_model(*args, **kwargs)
 
 
 def test_both_layouts_of_clip() -> None:
