@@ -7,6 +7,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..base.errors import InputError
+
 
 @dataclass(frozen=True)
 class FeatureConfig:
@@ -28,6 +30,10 @@ class FeatureConfig:
     """False-positive rate on `validation` at which false triggers on `test` are reported."""
     seed: int = 0
     """Choice of texts where a pool has more."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fpr < 1:
+            raise InputError(f"fpr must lie in [0, 1), {self.fpr} found")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def concept_gate(
     `validation`, 1 each, standardised there.
 
     Raises:
-        InputError: More than one concept (gate one edit a concept), or no SAE.
+        InputError: More than one concept (gate one edit a concept), no SAE, or `fpr` outside [0, 1).
         UnknownName: Other weights, or another `per` than prompt and token (`Gate.per`).
         MatchedNothing: No feature carries the concept.
     """
@@ -69,8 +69,9 @@ def concept_gate(
     if len(listed) != 1:
         raise InputError(f"a gate stands for one concept, {len(listed)} given; fit and gate one edit each")
     concept = listed[0]
+    config = FeatureConfig(seed=seed, fpr=fpr)
     fitted = weights == "fitted" and len(pool_texts(concept, "target", "train")) >= FEWEST
-    gate = _fitted(host, concept, saes, seed) if fitted else _best(host, concept, saes, fpr, n_features, seed)
+    gate = _fitted(host, concept, saes, seed) if fitted else _best(host, concept, saes, config, n_features)
     return replace(gate, per=per).calibrated(
         host,
         pool_texts(concept, "target", "validation"),
@@ -81,8 +82,8 @@ def concept_gate(
     )
 
 
-def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", fpr: float, n: int, seed: int) -> Gate:
-    report = features(host, concept, saes, FeatureConfig(seed=seed, fpr=fpr), splits=("train", "validation"))
+def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", config: FeatureConfig, n: int) -> Gate:
+    report = features(host, concept, saes, config, splits=("train", "validation"))
     chosen: dict[str, list[int]] = defaultdict(list)
     carrying = [f for f in report.features if f.score >= LEAST_SCORE]
     if not carrying:

@@ -1,5 +1,6 @@
 """What an SAE is and how it is trained: frozen, torch-free, every option explained at its field."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -192,12 +193,12 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1; found {value}")
         for name in ("lr", "warmup", "l1", "auxk_coef", "pre_act_coef", "checkpoint_every", "eps"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must not be negative; found {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number that is not negative; found {getattr(self, name)}")
         for name in ("decay_fraction", "l1_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share of the run, 0 to 1; found {getattr(self, name)}")
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be > 0, or None for no clipping; found {self.clip}")
         for name, known in (("normalize", ("unit", "sqrt_d", "none")), ("log", ("jsonl", "wandb"))):
             if getattr(self, name) not in known:

@@ -94,6 +94,8 @@ class Run:
         root = out / CHECKPOINTS
         self.checkpoints = Checkpoints(root if distributed.world() == 1 else root / f"rank-{distributed.rank()}", config.keep_checkpoints)
         saved = self._saved() if resume else None
+        if saved is None:
+            self._refuse_foreign(cfgs)
         if saved:
             self.feed.restore(_feed_state(saved))
         pairs = hooks or {PLAIN: pair_of(self.feed.peek(1))}
@@ -107,6 +109,13 @@ class Run:
             for trainee in self.trainees.values():
                 trainee.start(sample)
         self.log = Log(out / "train.jsonl", self.step if saved else None, config, self.settings)
+
+    def _refuse_foreign(self, cfgs: Mapping[str, SAEConfig]) -> None:
+        """A folder without a checkpoint that holds what no run leaves there is somebody else's."""
+        own = {Path(name).parts[0] for name in cfgs if name} | {"train.jsonl", CHECKPOINTS}
+        names = (p.name for p in self.out.iterdir()) if self.out.is_dir() else ()
+        if foreign := sorted(n for n in names if n not in own and not n.startswith((".", "bad-batch-"))):
+            raise InputError(f"output {self.out} holds no checkpoint to resume, but {', '.join(foreign[:3])}; choose another --out")
 
     def _trainee(self, name: str, cfg: SAEConfig) -> Trainee:
         batch, pair = self.feed.peek(1), self.pairs[name]

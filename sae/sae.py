@@ -92,7 +92,8 @@ class SAE(nn.Module):
         No dense `[n d_sae]` matrix, no gradient.
 
         Raises:
-            InputError: Another width than `d_in`, NaN or infinity, or a threshold that was never calibrated.
+            InputError: Another width than `d_in`, or a threshold that was never calibrated.
+            NumericsError: NaN or infinity in the pre-activations.
         """
         with torch.no_grad():
             return stored(*self.arch.sparse(self, self.center(self._rows(x))))
@@ -165,8 +166,8 @@ class SAE(nn.Module):
             coefficients: Weights of the terms.
 
         Raises:
-            InputError: No target for a transcoder, shapes that do not fit, NaN or infinity in the pre-activations.
-            NumericsError: The loss is not finite.
+            InputError: No target for a transcoder, or shapes that do not fit.
+            NumericsError: The pre-activations or the loss are not finite.
         """
         x = self._rows(x).to(self.dtype)
         if target is None and self.cfg.transcoder:

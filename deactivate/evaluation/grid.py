@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 
-from ...base.errors import ArtefactError, EffaceError, InputError, MatchedNothing, UnknownName
+from ...base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
 from ...base.files import canonical_json, digest, read_json, write_json, write_text
 from ...base.running import log, progress
 from .compare import layout
@@ -123,6 +123,11 @@ class Outcome:
     error: str = ""
     seconds: float = 0.0
 
+    @property
+    def shown(self) -> str:
+        """The status; `old` where what the cell read has changed and computing it again failed: its figures are of before."""
+        return "old" if self.status == "done" and self.error else self.status
+
 
 @dataclass(frozen=True)
 class GridTable:
@@ -140,22 +145,19 @@ class GridTable:
         axes = list(self.outcomes[0].cell.axes)
         figures = list(dict.fromkeys(k for o in self.outcomes for k, v in o.figures.items() if not isinstance(v, dict | list)))
         body = [
-            [*(_short(o.cell.axes[a]) for a in axes), o.status, *(_short(o.figures.get(f, "–")) for f in figures)] for o in self.outcomes
+            [*(_short(o.cell.axes[a]) for a in axes), o.shown, *(_short(o.figures.get(f, "–")) for f in figures)] for o in self.outcomes
         ]
-        errors = [f"failed {o.cell.key[:12]}: {o.error.strip().splitlines()[-1]}" for o in self.failed if o.error]
+        errors = [
+            f"{'old figures, ' * (o.shown == 'old')}failed {o.cell.key[:12]}: {o.error.strip().splitlines()[-1]}"
+            for o in self.outcomes
+            if o.error
+        ]
         return "\n".join([layout([*axes, "status", *figures], body), *errors]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: one object for `--json`."""
         cells = [
-            {
-                "key": o.cell.key,
-                **o.cell.axes,
-                "status": o.status,
-                "figures": dict(o.figures),
-                "error": o.error,
-                "seconds": o.seconds,
-            }
+            {"key": o.cell.key, **o.cell.axes, "status": o.shown, "figures": dict(o.figures), "error": o.error, "seconds": o.seconds}
             for o in self.outcomes
         ]
         return {"format": FORMAT, "kind": "efface grid", "cells": cells}
@@ -166,7 +168,7 @@ def run_grid(grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = Tr
 
     A cell is a folder `cells/<key>` with `cell.json` (written whole, last) and `work/`, where its function may keep
     checkpoints. A cell that is done is not computed again, unless the files that it read have changed; one that raised is recorded with its traceback and
-    computed again next time. An interrupt ends the run; everything finished is kept.
+    computed again next time; figures that it had before stay, with the error beside them. An interrupt ends the run; everything finished is kept.
 
     Args:
         grid: What to compute.
@@ -218,8 +220,8 @@ def _changed(out: Path, cell: Cell) -> bool:
         return False
     try:
         now = _reads(_resolve(cell.function), cell)
-    except EffaceError as e:
-        log.warning("cell %s kept, though what it read cannot be looked at: %s", cell.key[:12], e)
+    except Exception as e:
+        log.warning("cell %s kept, though what it read cannot be looked at: %s: %s", cell.key[:12], type(e).__name__, e)
         return False
     if gone := [name for name in before if name not in now]:
         log.warning("cell %s kept, though what it read is not there any more: %s", cell.key[:12], ", ".join(gone))
@@ -231,9 +233,13 @@ def _changed(out: Path, cell: Cell) -> bool:
 
 
 def _record(cell: Cell, out: Path, figures: Mapping[str, Any], error: str, seconds: float, reads: Mapping[str, Any] | None = None) -> None:
+    path = out / "cells" / cell.key / "cell.json"
+    if error and _outcome(out, cell).status == "done":  # what was measured stays, and so does what it was measured on
+        write_json(path, {**read_json(path), "error": error})
+        return
     about = {"format": FORMAT, "key": cell.key, "function": cell.function, "inputs": cell.inputs, "reads": dict(reads or {})}
     state = {"status": "failed" if error else "done", "figures": figures, "error": error, "seconds": seconds}
-    write_json(out / "cells" / cell.key / "cell.json", {**about, **state})
+    write_json(path, {**about, **state})
 
 
 def _statuses(todo: list[Cell], out: Path, workers: int, executor: Executor | None) -> Iterator[str]:

@@ -106,8 +106,13 @@ class _Solved:
     """Factors of features whose coefficients were solved for: those of the edit itself."""
 
     def __init__(self, host: "Host", edit: Edit) -> None:
-        self.host, (part,) = host, edit.parts
-        self.deltas: Mapping[str, LowRank] = part.deltas  # type: ignore[union-attr]
+        self.host = host
+        self.deltas: dict[str, LowRank] = {}
+        for part in edit.parts:
+            for name, delta in getattr(part, "deltas", {"": None}).items():
+                if not isinstance(delta, LowRank) or name in self.deltas:
+                    raise InputError("control «random features»: needs one low-rank change of each tensor; this edit has another part")
+                self.deltas[name] = delta
 
     def factors(self, layer: int, start: int, n: int) -> Factors:
         """Of the `n` features of a layer from `start` on, as the edit has them one after another."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...base.errors import ArtefactError
+from ...base.errors import ArtefactError, NumericsError
 from ..sae import SAE
 
 ROWS = 4
@@ -50,7 +50,7 @@ def check(sae: SAE, expected: Mapping[str, Any], where: str) -> None:
         want, have = (torch.tensor(f["head"], dtype=torch.float64) for f in (expected, found))
         norms, here = (torch.tensor(f["norm"], dtype=torch.float64) for f in (expected, found))
         shapes_fit = want.shape == have.shape and norms.shape == here.shape
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, NumericsError) as e:
         raise ArtefactError(f"{where}: the fingerprint is malformed ({e})") from None
     agree = 0
     if shapes_fit:

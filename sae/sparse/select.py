@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...base.errors import InputError
+from ...base.errors import InputError, NumericsError
 from .acts import SparseActs
 from .backend import workspace
 
@@ -69,8 +69,8 @@ def select(
     float16 and bfloat16 are worked on, and returned, in float32.
 
     Raises:
-        InputError: shapes that do not fit, or NaN or infinity in the pre-activations (selections
-            would hide it).
+        InputError: shapes that do not fit.
+        NumericsError: NaN or infinity in the pre-activations (selections would hide it).
     """
     _check_shapes(x, W_enc, b_enc, chunk)
     with torch.no_grad():
@@ -198,7 +198,7 @@ def _check_finite(pre: Tensor, bias: Tensor, row: int, column: int) -> None:
         where = f"latent {column + int(bad_columns.nonzero()[0])}: W_enc, b_enc, or every vector,"
     else:
         return
-    raise InputError(f"NaN or infinity in the pre-activations; {where} is the first to look at")
+    raise NumericsError(f"NaN or infinity in the pre-activations; {where} is the first to look at")
 
 
 def gather_columns(pre: Tensor, bias: Tensor, columns: Int[Tensor, " m"]) -> tuple[Tensor, Tensor]:

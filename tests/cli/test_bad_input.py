@@ -91,6 +91,17 @@ def test_unknown_names_say_the_nearest(line: str, says: str, made: Places, capsy
         ("train --model {p}/model --at layers.1.mlp_out --k 0 --out {p}/out/s", "k"),
         ("train --model {p}/model --at layers.1.mlp_out --tokens 0 --out {p}/out/s", "tokens"),
         ("train --model {p}/model --at layers.1.mlp_out --d-sae -4 --out {p}/out/s", "d_sae"),
+        ("train --model {p}/model --at layers.1.mlp_out --set lr=nan --out {p}/out/s", "lr must be a finite number"),
+        ("train --model {p}/model --at layers.1.mlp_out --seed -1 --out {p}/out/s", "--seed"),
+        ("generate --model {p}/model --prompt a --seed 99999999999999999999 --out {p}/out/x.txt", "--seed"),
+        (
+            "eval --model {p}/model --concept {p}/magic.json --set seed=99999999999999999999 --out {p}/out/r",
+            r"seed must lie in \[0, 4294967296",
+        ),
+        ("features --sae {p}/sae --model {p}/model --concept {p}/magic.json --top 0", "--top"),
+        ("gate --sae {p}/sae --model {p}/model --concept {p}/magic.json --fpr 1.5 --out {p}/out/g", r"fpr must lie in \[0, 1\), 1.5"),
+        ("gate --sae {p}/sae --model {p}/model --concept {p}/magic.json --fpr nan --out {p}/out/g", r"fpr must lie in \[0, 1\), nan"),
+        ("train --model {p}/model --at layers.1.mlp_out --resume --out {p}/edit", "no checkpoint to resume, but README.md, edit.json"),
         ("train --model {p}/model --at layers.1.mlp_out --set lr=[1 --out {p}/out/s", "'lr=.1'.*no YAML"),
         ("train --model {p}/model --at layers.1.mlp_out --set lr --out {p}/out/s", "key=value"),
         ("generate --model {p}/model --edit nowhere --prompt a --out {p}/out/x.txt", "nowhere is not an edit folder"),
@@ -123,6 +134,12 @@ def test_concept_files(kind: str, places: Places, capsys: pytest.CaptureFixture[
     values, says = CONCEPTS[kind]
     (places.root / "bad.json").write_text(json.dumps({**magic_values(), **values}))
     refused("erase pisces --model {p}/model --concept {p}/bad.json --sae {p}/sae --out {p}/out/e", says, places, capsys)
+
+
+def test_more_than_fits_into_memory_is_one_line(made: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "train --model {p}/model --at layers.1.mlp_out --d-sae 100000000000 --out {p}/out/s"
+    refused(line, "out of memory; .*--d-sae", made, capsys, code=1)
+    assert not list(made.out.iterdir())
 
 
 def test_a_broken_concept_file(places: Places, capsys: pytest.CaptureFixture[str]) -> None:

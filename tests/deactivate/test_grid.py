@@ -56,6 +56,39 @@ def test_a_done_cell_is_computed_again_where_a_file_that_it_read_has_changed(tmp
     assert calls(out) == ["told 0"] * 3
 
 
+def test_a_failed_rerun_does_not_take_the_place_of_figures(tmp_path: Path) -> None:
+    file, out = tmp_path / "file.txt", tmp_path / "out"
+    asked = Grid("grid_cells:told", {"seed": (0,)}, {"file": str(file), "eraser": "broken"})
+    file.write_text("one")
+    out.mkdir()
+    (out / "mended").touch()
+    assert [o.shown for o in run_grid(asked, out).outcomes] == ["done"]
+    file.write_text("three")
+    (out / "mended").unlink()
+    for n in (2, 3):  # and it is tried again each time, for what it read is another still
+        table = run_grid(asked, out)
+        assert not table.failed
+        assert [(o.shown, o.figures["length"]) for o in table.outcomes] == [("old", 3)]
+        assert "no such layer" in table.outcomes[0].error
+        assert calls(out) == ["broken 0"] * n
+    line, error = table.plain().splitlines()[2:]
+    assert " old " in line
+    assert error.startswith("old figures, failed")
+    (out / "mended").touch()
+    (now,) = run_grid(asked, out).outcomes
+    assert (now.shown, now.figures["length"], now.error) == ("done", 5, "")
+
+
+def test_what_cannot_be_looked_at_keeps_its_figures(tmp_path: Path) -> None:
+    file, out = tmp_path / "file.txt", tmp_path / "out"
+    asked = Grid("grid_cells:told", {"seed": (0,)}, {"file": str(file)})
+    file.write_text("one")
+    run_grid(asked, out)
+    file.write_bytes(b"\xff")
+    assert [(o.shown, o.figures["length"]) for o in run_grid(asked, out).outcomes] == [("done", 3)]
+    assert calls(out) == ["told 0"]
+
+
 def test_a_failure_is_recorded_not_fatal_and_tried_again(tmp_path: Path) -> None:
     table = run_grid(grid("broken", "a"), tmp_path)
     assert [o.status for o in table.outcomes] == ["failed", "failed", "done", "done"]

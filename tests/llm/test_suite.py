@@ -8,7 +8,7 @@ from tiny import tiny_host
 
 from efface.base.errors import InputError, UnknownName
 from efface.deactivate.evaluation import Result, require_comparable
-from efface.deactivate.parts import Dense, LowRank
+from efface.deactivate.parts import Dense, LowRank, WeightsPart
 from efface.llm.evaluation.controls import RandomFeatures, random_directions, string_filter
 from efface.llm.evaluation.metrics import Measured
 from efface.llm.evaluation.relearn import RelearnConfig
@@ -157,3 +157,10 @@ def test_random_features_take_over_coefficients_that_were_solved_for():
         )
         assert not torch.isclose(control.B, delta.B).all(0).any()
     assert RandomFeatures(host, edit, saes, one).draw(1).digest == drawn.digest
+    (part,) = edit.parts
+    (delta,) = part.deltas.values()
+    elsewhere = WeightsPart({host.down_proj(2)[0]: LowRank(B=torch.zeros_like(delta.B), A=torch.zeros_like(delta.A))})
+    in_two = dataclasses.replace(edit, parts=[elsewhere, part])
+    assert RandomFeatures(host, in_two, saes, one).draw(1).digest == drawn.digest
+    with pytest.raises(InputError, match="one low-rank change of each tensor"):
+        RandomFeatures(host, dataclasses.replace(edit, parts=[part, part]), saes, one)

@@ -133,6 +133,22 @@ def test_a_failed_end_is_made_up_for(tmp_path):
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_resume_leaves_a_folder_alone_that_is_no_run(tmp_path):
+    cfg, items = sae_config(), parts()
+    for name in ("config.json", "sae_weights.safetensors", "cfg.json"):
+        out = tmp_path / name.split(".")[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        with pytest.raises(InputError, match=f"no checkpoint to resume, but {name}"):
+            train(cfg, items, config(), out=out, resume=True)
+        assert [p.read_text() for p in out.iterdir()] == ["mine"]
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "train.jsonl").write_text("")  # killed before its first checkpoint
+    (tmp_path / "begun" / "checkpoints" / ".step-1.abc").mkdir(parents=True)
+    train(cfg, items, config(), out=tmp_path / "begun", resume=True)
+    assert (tmp_path / "begun" / "efface.json").is_file()
+
+
 def test_resume_of_another_run_is_refused_and_of_none_begins(tmp_path):
     cfg, items = sae_config(), parts()
     with pytest.raises(Interrupted):

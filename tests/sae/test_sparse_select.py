@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from efface.base.errors import NumericsError
 from efface.sae import sparse
 from efface.sae.sparse import BatchTopK, SparseActs, Threshold, TopK, select, selectors
 
@@ -202,7 +203,7 @@ def test_nan_is_an_error_not_a_zero(kernels, what):
         b_enc[7] = torch.nan
     else:
         x[9, 0] = torch.inf
-    with pytest.raises(ValueError, match="NaN or infinity") as error:
+    with pytest.raises(NumericsError, match="NaN or infinity") as error:
         sparse.encode_topk(x, W_enc, b_enc, 4, chunk=1000)
     named = {"x": "vector 5", "W": "latent 200", "b": "latent 7", "inf": "vector 9", "x_all": ""}
     assert named[what] in str(error.value)

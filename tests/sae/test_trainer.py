@@ -252,6 +252,24 @@ def test_nan_stops_the_run_and_leaves_the_batch(tmp_path):
     assert not (tmp_path / "s" / "efface.json").exists()
 
 
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+def test_a_run_that_diverges_stops_and_leaves_the_batch(tmp_path, architecture):
+    """NaN that training itself makes: in the pre-activations of a sparse encoder, in the loss of a dense one."""
+    x = stream(planted(5000)[0])
+    train(sae_config(architecture=architecture), x, config(steps=10), out=tmp_path / "calm")
+    with pytest.raises(NumericsError, match=r"step \d+: .*the batch was saved as") as stopped:
+        train(sae_config(architecture=architecture), x, config(steps=10, lr=1e30, unit_decoder=False, clip=None), out=tmp_path / "s")
+    assert str(next((tmp_path / "s").glob("bad-batch-*.safetensors"))) in str(stopped.value)
+
+
+@pytest.mark.parametrize("name", ["lr", "l1", "auxk_coef", "eps"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_numbers_that_are_none_are_refused(name, value):
+    config(**{name: 0.5})
+    with pytest.raises(InputError, match=f"{name} must be a finite number"):
+        config(**{name: value})
+
+
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     x = stream(planted(2000)[0])
     for kind, words, call in [

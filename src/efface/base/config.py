@@ -16,6 +16,8 @@ import yaml
 from .errors import InputError, UnknownName
 
 T = TypeVar("T")
+SEEDS = 2**32
+"""Below this a seed does for numpy's generators as well as for torch's."""
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
@@ -34,6 +36,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
             raise UnknownName(f"key in {where}", key, fields)
     hints = typing.get_type_hints(cls)
     kwargs = {k: cast(v, hints[k], f"{where}: {k}") for k, v in values.items()}
+    if not 0 <= (seed := kwargs.get("seed") or 0) < SEEDS:
+        raise InputError(f"{where}: seed must lie in [0, {SEEDS}), as every generator takes it; {seed} found")
     missing = [n for n, f in fields.items() if n not in kwargs and f.default is f.default_factory is dataclasses.MISSING]
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} must be given")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -82,7 +82,7 @@ def _command(method: "Method") -> Callable[..., None]:
             "concepts": [c.name for c in concepts],
             "parts": [p.describe() for p in edit.parts],
         }
-        o.emit(summary, f"{method.name}: {', '.join(summary['concepts'])} -> {out}\n" + "\n".join(map(str, summary["parts"])), as_json)
+        o.emit(summary, "\n".join([f"{method.name}: {', '.join(summary['concepts'])} -> {out}", *map(_told, summary["parts"])]), as_json)
 
     return erase
 
@@ -103,6 +103,14 @@ def check_kind(method: "Method", model: str, gated: bool) -> None:
         raise InputError("--gated: fits gates for language models; gate an edit of a pipeline with edit.gated(Gate(…).calibrated(host, …))")
 
 
+def _told(part: dict[str, Any]) -> str:
+    """A part in words: its kind, and what else it says of itself."""
+    tensors = part.get("tensors")
+    changed = [f"{name} (rank {rank})" if isinstance(rank, int) else name for name, rank in tensors.items()] if tensors else []
+    rest = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in part.items() if k not in ("kind", "tensors")]
+    return f"  {part['kind']}: " + "; ".join([", ".join(changed), *rest] if changed else rest)
+
+
 def load_saes(paths: list[Path]) -> list:
     """The SAEs in and below `paths`."""
     from ..sae import SAE
@@ -119,6 +127,7 @@ def apply(
     force: Annotated[
         bool, typer.Option("--force", help="Apply to another base than the edit was made for; recorded in the ledger.")
     ] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Folds edits into the weights for good: DIR is an ordinary transformers or diffusers checkpoint with a ledger beside it."""
     from ..deactivate.edit import Edit
@@ -126,29 +135,32 @@ def apply(
 
     loaded = [Edit.load(e) for e in edits]
     apply_edits(o.load_any_host(model, dtype, device, whole=True), loaded, out, force=force)
-    typer.echo(f"applied {len(loaded)} edit(s) -> {out}\nundo: efface undo --model {out} --out BASE")
+    report = {"out": str(out), "edits": [e.name for e in loaded], "forced": force}
+    o.emit(report, f"applied {len(loaded)} edit(s) -> {out}\nundo: efface undo --model {out} --out BASE", as_json)
 
 
 def undo(
     model: o.Model,
     out: o.Out,
     edits: Annotated[list[Path] | None, typer.Argument(help="Edits to take back; none: all of them.")] = None,
+    as_json: o.Json = False,
 ) -> None:
     """The base again, bit for bit, or the base with the other edits."""
     from ..deactivate.ledger import undo_edits
 
     undo_edits(Path(model), [str(e) for e in edits] if edits else None, out)
-    typer.echo(f"restored -> {out}")
+    o.emit({"out": str(out), "undone": [str(e) for e in edits] if edits else "all"}, f"restored -> {out}", as_json)
 
 
 def export(
     edit: Annotated[Path, typer.Argument(help="An edit folder.")],
     out: o.Out,
     format: Annotated[str, typer.Option("--format", help="lora, safetensors or diffusers.")] = "lora",
+    as_json: o.Json = False,
 ) -> None:
     """Writes an edit in another tool's format."""
     from ..deactivate.edit import Edit
     from ..deactivate.export import export_edit
 
     export_edit(Edit.load(edit), out, format=format)
-    typer.echo(f"{format} -> {out}")
+    o.emit({"out": str(out), "format": format}, f"{format} -> {out}", as_json)

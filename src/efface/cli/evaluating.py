@@ -74,8 +74,8 @@ def compare(
 
 def bench(
     grid: Annotated[Path, typer.Argument(help="A grid file: cell, axes, common.")],
-    out: o.Out,
-    workers: Annotated[int, typer.Option("--workers", help="Processes; 0: this one.")] = 0,
+    out: o.Resumed,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; 0: this one.", min=0)] = 0,
     as_json: o.Json = False,
 ) -> None:
     """Runs the cells of a grid that are not there yet, and prints the table."""

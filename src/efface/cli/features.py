@@ -1,6 +1,6 @@
 """`efface features | gate`: which features carry a concept, the evidence of all, and a calibrated detector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +31,7 @@ def features(
     sae: o.Saes,
     concept: Annotated[str | None, typer.Option("--concept", "-c", help="A packaged concept or a concept file.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Evidence and labels of every feature, written as a store, instead.")] = False,
-    top: Annotated[int, typer.Option("--top", help="How many to print.")] = 20,
+    top: Annotated[int, typer.Option("--top", help="How many to print.", min=1)] = 20,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="--all: where the store goes; left out: features/ of the SAE.")] = None,
     corpus: Annotated[str, typer.Option("--corpus", help="--all: embedded, a file, a folder, or hub:NAME.")] = "embedded",
     documents: Annotated[int | None, typer.Option("--documents", help="--all: read at most so many documents.")] = None,
@@ -63,7 +63,10 @@ def _of_concept(sae: list[Path], concept: str, top: int, model: str | None, devi
     host, saes = host_and_saes(sae, model, dtype, device)
     report = find(host, wanted, saes, other_model=model is not None)
     text = listing(report.features[:top])
-    text += f"\nset of {report.n_set}: AUROC {report.set_auroc}; false triggers on test {report.triggers}"
+    text += f"\nthe first {report.n_set} as one detector, AUROC: " + ", ".join(
+        f"{k} {_figure(v.get('all'))}" for k, v in report.set_auroc.items()
+    )
+    text += "\nand it fires on test: " + ", ".join(f"{k} {v:.1%}" for k, v in report.triggers.items()) if report.triggers else ""
     o.emit({**report.to_dict(), "features": report.to_dict()["features"][:top]}, text, as_json)
 
 
@@ -85,6 +88,15 @@ def listing(found: "Sequence[FeatureEvidence]") -> str:
 
 def _figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _shown(value: "str | float | Mapping[str, float]") -> str:
+    """A line of a gate's judgement: a rate or an AUROC with its interval, or what it is."""
+    if isinstance(value, Mapping):
+        scale, unit = (100, " %") if "rate" in value else (1, "")
+        mean, low, high = (scale * v for k, v in value.items() if k != "n")
+        return f"{mean:.3g}{unit} [{low:.3g}, {high:.3g}]" + (f" of {value['n']}" if "n" in value else "")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def gate(
@@ -113,4 +125,4 @@ def gate(
     with new_folder(out) as work:
         made.save(work)
         write_json(work / "test.json", report)
-    o.emit({"out": str(out), **report}, "\n".join(f"{k:34}{v}" for k, v in report.items()), as_json)
+    o.emit({"out": str(out), **report}, "\n".join(f"{k:34}{_shown(v)}" for k, v in report.items()), as_json)

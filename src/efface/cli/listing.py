@@ -45,8 +45,8 @@ def concepts(as_json: o.Json = False) -> None:
 def doctor(as_json: o.Json = False) -> None:
     """Versions, devices, cache, and what is missing with the command that mends it."""
     found: dict[str, Any] = {"python": sys.version.split()[0], "platform": platform.platform(), "cores": os.cpu_count()}
-    optional = {"numba": "fast", "sae-lens": "saelens", "wandb": "wandb", "diffusers": "t2i", "datasets": "hub"}
-    needed = ["torch", "transformers", "safetensors", "peft", "accelerate", "numpy", "scikit-learn", "gguf"]
+    optional = {"sae-lens": "saelens", "wandb": "wandb", "diffusers": "t2i", "datasets": "hub"}
+    needed = ["torch", "transformers", "safetensors", "peft", "accelerate", "numpy", "numba", "scikit-learn", "gguf"]
     mend: list[str] = []
     for name in [*needed, *optional]:
         try:
@@ -81,11 +81,11 @@ def cache_ls(as_json: o.Json = False) -> None:
 
 
 @cache_app.command("rm")
-def cache_rm(name: Annotated[str, typer.Argument(help="A name as `efface cache ls` prints it.")]) -> None:
+def cache_rm(name: Annotated[str, typer.Argument(help="A name as `efface cache ls` prints it.")], as_json: o.Json = False) -> None:
     """Removes one entry."""
     root = cache_dir()
     names = [str(p.relative_to(root)) for p in root.glob("*/*") if p.is_dir()] if root.is_dir() else []
     if name not in names:
         raise UnknownName("cache entry", name, names, "`efface cache ls` lists them")
     shutil.rmtree(root / name)
-    typer.echo(f"removed {name}")
+    o.emit({"removed": name}, f"removed {name}", as_json)

@@ -8,9 +8,11 @@ are not finite, a full disk), with a traceback where it is not.
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import typer
 
@@ -22,6 +24,8 @@ from .icons import icons_app
 
 BAD_PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """Errors of the file system that come of the path that was given."""
+INTERRUPTED = 130
+"""Exit status after an interrupt; typer returns it, by version, where a command was interrupted."""
 log = logging.getLogger("efface")
 UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Base of what is wrong with a command line; typer brings its own click or imports it, by version."""
@@ -65,7 +69,13 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=os.environ.get("EFFACE_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
     for noisy in ("transformers", "httpx", "matplotlib", "numba"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run(argv))
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM as an interrupt: what was being written beside its place is removed on the way out."""
+    raise KeyboardInterrupt
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -85,12 +95,28 @@ def run(argv: list[str] | None = None) -> int:
         typer.echo(f"efface: {reason(e)}", err=True)
         return 2 if isinstance(e, OSError) and e.errno in BAD_PATHS else 1
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("efface: interrupted; what is complete is kept, run the same command with --resume where it has one", err=True)
-        return 130
-    except Exception:  # the last line of defence: status 1 with the traceback that a bug report needs
+        return _interrupted()
+    except Exception as e:  # the last line of defence: status 1 with the traceback that a bug report needs
+        if out_of_memory(e):
+            log.debug("", exc_info=True)
+            typer.echo("efface: out of memory; ask for less (smaller --d-sae, batch or model), or free some and run it again", err=True)
+            return 1
         traceback.print_exc()
         return 1
+    if status == INTERRUPTED:
+        return _interrupted()
     return status if isinstance(status, int) else 0
+
+
+def _interrupted() -> int:
+    typer.echo("efface: interrupted; what is complete is kept, run the same command with --resume where it has one", err=True)
+    return INTERRUPTED
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, which torch reports under several names."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words))
 
 
 def _usage(error: Any) -> str:

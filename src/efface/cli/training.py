@@ -1,5 +1,6 @@
 """`efface train`: sparse autoencoders on a model's activations."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ def train(
             help="Hook point, or several with commas: layers.10.mlp_out,layers.12.mlp_out; in a pipeline text_encoder.layers.8.resid_post",
         ),
     ],
-    out: o.Out,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist, unless --resume is given.")],
     arch: Annotated[str, typer.Option("--arch", help="relu, topk, batchtopk, jumprelu, matryoshka or gated.")] = "topk",
     d_sae: Annotated[int, typer.Option("--d-sae", help="Number of features; 0: eight times the width of the hook point.")] = 0,
     k: Annotated[int, typer.Option("--k", help="Active features a vector.")] = 32,
