@@ -4,7 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
+from efface.cli.editing import _told
+from efface.cli.features import _shown
+from efface.cli.main import app
 from efface.cli.options import table
 
 HEAVY = ("torch", "transformers", "numba", "matplotlib", "scipy", "sklearn")
@@ -65,3 +69,29 @@ def test_bad_input_is_two_lines_and_status_2(line, says, tmp_path):
 
 def test_tables_keep_control_characters_off_the_terminal():
     assert table(["a"], [["\x1b[2Jx\n"]]).splitlines()[2] == "�[2Jx�"
+
+
+def test_every_command_speaks_json():
+    def leaves(command, words=()):
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield " ".join(words), {o for p in command.params for o in p.opts}
+        else:
+            for name, one in inner.items():
+                yield from leaves(one, [*words, name])
+
+    found = dict(leaves(typer.main.get_command(app)))
+    assert {"cache rm", "erase pisces", "apply", "undo", "export"} <= set(found)
+    assert not [name for name, options in found.items() if "--json" not in options]
+    assert "--model" not in found["cache rm"]
+
+
+def test_figures_and_parts_are_told_in_words():
+    rate = {"rate": 0.25, "low": 0.1, "high": 0.5, "n": 8}
+    assert _shown(rate) == "25 % [10, 50] of 8"
+    assert _shown({"auroc": 0.9, "low": 0.8, "high": 0.95}) == "0.9 [0.8, 0.95]"
+    assert (_shown("test"), _shown(1.23456)) == ("test", "1.235")
+    assert (
+        _told({"kind": "weights", "tensors": {"a.weight": 3, "b": None}, "norm": 1.23456}) == "  weights: a.weight (rank 3), b; norm 1.235"
+    )
+    assert _told({"kind": "projection", "rank": 2}) == "  projection: rank 2"
