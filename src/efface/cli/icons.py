@@ -1,7 +1,7 @@
 """`efface icons`: the embedded miniature's own recipe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,3 +52,43 @@ def train(
         torch.set_num_threads(threads)
     folder = train_(recipe, out, resume=resume, without=without or ())
     o.emit({"pipeline": str(folder)}, str(folder), as_json)
+
+
+@icons_app.command("judges")
+def judges(
+    out: o.Out,
+    only: Annotated[list[str] | None, typer.Option("--only", help="A or B: this copy alone; may be repeated.")] = None,
+    styles: Annotated[bool, typer.Option("--styles/--no-styles", help="Also train short copies that never see a style, one a style.")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in --out.")] = False,
+    threads: Annotated[int, typer.Option("--threads", help="Threads to use; 0: as torch has them.")] = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Trains the judges of objects, styles, flags and the mark, and says what they get right on augmentations never seen in training.
+
+    OUT/<copy>/judge is the judge, OUT/<copy>/accuracy.json its figures. A quarter of an hour a copy on one core, and as much again
+    for the styles; resumable.
+    """
+    import torch
+
+    from ..t2i.icons.data import load
+    from ..t2i.icons.judges.recipe import RECIPES, judge_recipe
+    from ..t2i.icons.judges.train import train_and_measure
+    from ..t2i.icons.table import packaged_table
+
+    if threads > 0:
+        torch.set_num_threads(threads)
+    plans = [judge_recipe(name) for name in only or RECIPES]
+    data, table = load(), packaged_table()
+    found: dict[str, Any] = {}
+    for plan in plans:
+        command = f"efface icons judges --out OUT --only {plan.name}{'' if styles else ' --no-styles'} --threads {torch.get_num_threads()}"
+        found[plan.name] = train_and_measure(data, table, plan, out / plan.name, resume=resume, styles=styles, command=command)
+    rows = [
+        [name, kind, head, f"{a['accuracy']:.4f} [{a['low']:.4f}, {a['high']:.4f}]", str(a["n"])]
+        for name, figures in found.items()
+        for kind, heads in figures.items()
+        if isinstance(heads, dict)
+        for head, a in heads.items()
+        if isinstance(a, dict)
+    ]
+    o.emit(found, o.table(["judge", "measured on", "head", "accuracy", "n"], rows), as_json)
