@@ -18,23 +18,37 @@ FAMILIES = {"icons": "icons.judges:load"}
 
 @runtime_checkable
 class Judge(Protocol):
-    """Decides what a picture shows.
+    """Decides what a picture shows."""
 
-    Attributes:
-        name: Family, head and copy: `icons/object/A`.
-        version: Changes when the judge would decide differently.
-        digest: sha256 of weights and settings.
-        classes: What it can say, in the order of its scores; `NONE` for nothing of the list.
-        threshold: Probability that a class needs to be said.
-        features_name: Names the space of `features`; part of every figure computed in it.
-    """
+    @property
+    def name(self) -> str:
+        """Family, head and copy: `icons/object/A`."""
+        ...
 
-    name: str
-    version: str
-    digest: str
-    classes: tuple[str, ...]
-    threshold: float
-    features_name: str
+    @property
+    def version(self) -> str:
+        """Changes when the judge would decide differently."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of weights and settings."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it can say, in the order of its scores; `NONE` for nothing of the list."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Probability that a class needs to be said."""
+        ...
+
+    @property
+    def features_name(self) -> str:
+        """Names the space of `features`; part of every figure computed in it."""
+        ...
 
     def scores(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
         """Probability of each class; rows sum to 1."""
@@ -88,5 +102,5 @@ def load_judges(name: str) -> tuple[Judge, ...]:
     if family not in FAMILIES:
         raise UnknownName("judge", name, [f"{f}/object" for f in FAMILIES])
     module, function = FAMILIES[family].split(":")
-    load: Callable[[str], tuple[Judge, ...]] = getattr(import_module(f"...{module}", __package__ + ".x"), function)
+    load: Callable[[str], tuple[Judge, ...]] = getattr(import_module(f"...{module}", f"{__package__}.x"), function)
     return load(rest)

@@ -110,7 +110,9 @@ def mean_over(right: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"], chos
     mean = float(np.mean(means))
     low, high = pooled.interval
     shift = mean - pooled.mean
-    return Value(mean, max(0.0, min(low + shift, mean)), min(1.0, max(high + shift, mean)), pooled.n, "images", "Wilson, pooled", pooled.level)
+    return Value(
+        mean, max(0.0, min(low + shift, mean)), min(1.0, max(high + shift, mean)), pooled.n, "images", "Wilson, pooled", pooled.level
+    )
 
 
 def cross_plain(j: Judgements, domain: Domain) -> Value:
@@ -136,44 +138,52 @@ def other_ways(j: Judgements, domain: Domain, target: int) -> Value:
     return complement(rate(j.right(domain), j.asked(domain) == target, f"UA of {domain} {target} asked otherwise"))
 
 
-@dataclass(frozen=True)
-class Relative:
-    """A rate of the edited host over the base's, paired by prompt and seed."""
-
-    value: Value
-    """Ratio of the two accuracies (or 1 - ratio for UA_rel), clipped to [0, 1]; paired bootstrap over cells and their images."""
-    paired: Paired
-    """Edited minus base, image by image: difference, wins, losses, ties."""
-
-
 def relative(
     edited: Judgements, base: Judgements, domain: Domain, chosen: Bool[np.ndarray, " n"], *, erased: bool = False, draws: int = 2000, seed: int = 0
-) -> Relative:
-    """Accuracy of the edited host over the base's on the chosen images of the same prompts and seeds.
+) -> Value:  # fmt: skip
+    """Accuracy of the edited host over the base's on the chosen images of the same prompts and seeds, clipped to [0, 1].
 
-    `erased` gives UA_rel = 1 - a(edited) / a(base); else it is the share kept. Resampled are cells, then images in them, both hosts alike.
+    `erased` gives UA_rel = 1 - a(edited) / a(base); else it is the share kept. Paired bootstrap: cells are resampled, then images in
+    them, both hosts alike.
 
     Raises:
         InputError: The two were not asked the same, or the base draws none of them (then there is nothing to erase or keep).
     """
+    e, b = by_cell(edited, base, domain, chosen)
+    total = sum(x.sum() for x in b)
+    if not total:
+        raise InputError(
+            f"relative accuracy of {domain}s: the base draws none of {int(chosen.sum())} images; leave the cell out (`efface icons check`)"
+        )
+    mean = min(1.0, float(sum(x.sum() for x in e) / total))
+    low, high = percentiles(np.clip(_resampled_ratios(e, b, draws, seed), 0, 1), 0.95)
+    value = Value(mean, min(low, mean), max(high, mean), int(chosen.sum()), "images", "paired bootstrap over cells")
+    return complement(value) if erased else value
+
+
+def paired(
+    edited: Judgements, base: Judgements, domain: Domain, chosen: Bool[np.ndarray, " n"], draws: int = 2000, seed: int = 0
+) -> Paired:  # fmt: skip
+    """Edited minus base accuracy, image by image: interval by paired bootstrap over cells; wins, losses, and ties as ties."""
+    return paired_bootstrap(*by_cell(edited, base, domain, chosen), draws=draws, seed=seed)
+
+
+def by_cell(
+    edited: Judgements, base: Judgements, domain: Domain, chosen: Bool[np.ndarray, " n"]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+    """Right (1) or wrong (0) of the chosen images, an array a cell, on both sides.
+
+    Raises:
+        InputError: The two sides were asked for other things.
+        MatchedNothing: No image was chosen.
+    """
     same_asked(edited, base)
     if not chosen.any():
-        raise MatchedNothing(f"relative accuracy of {domain}s: no image is of this kind")
+        raise MatchedNothing(f"paired accuracy of {domain}s: no image is of this kind")
     cells = edited.cells()
     groups = [chosen & (cells == c) for c in np.unique(cells[chosen])]
-    e = [edited.right(domain)[g].astype(float) for g in groups]
-    b = [base.right(domain)[g].astype(float) for g in groups]
-    if not sum(x.sum() for x in b):
-        raise InputError(f"relative accuracy of {domain}s: the base draws none of {int(chosen.sum())} images; leave the cell out (`efface icons check`)")
-    ratio = float(sum(x.sum() for x in e) / sum(x.sum() for x in b))
-    drawn = np.clip(_resampled_ratios(e, b, draws, seed), 0, 1)
-    low, high = percentiles(drawn, 0.95)
-    mean = min(1.0, max(0.0, ratio))
-    low, high = min(low, mean), max(high, mean)
-    if erased:
-        mean, low, high = 1 - mean, 1 - high, 1 - low
-    n = int(chosen.sum())
-    return Relative(Value(mean, low, high, n, "images", "paired bootstrap over cells"), paired_bootstrap(e, b, draws=draws, seed=seed))
+    one, other = ([j.right(domain)[g].astype(float) for g in groups] for j in (edited, base))
+    return one, other
 
 
 def _resampled_ratios(e: Sequence[np.ndarray], b: Sequence[np.ndarray], draws: int, seed: int) -> Float[np.ndarray, " draws"]:
@@ -206,36 +216,45 @@ def no_harm(edited: Judgements, base: Judgements, domain: Domain, chosen: Bool[n
     Raises:
         InputError: Fewer than two cells.
     """
-    same_asked(edited, base)
-    cells = edited.cells()
-    e, b = edited.right(domain), base.right(domain)
-    groups = [chosen & (cells == c) for c in np.unique(cells[chosen])]
-    return equivalence([float(e[g].mean() - b[g].mean()) for g in groups], margin, unit="cells")
+    e, b = by_cell(edited, base, domain, chosen)
+    return equivalence([float(x.mean() - y.mean()) for x, y in zip(e, b, strict=True)], margin, unit="cells")
 
 
 def against_base(
-    edited: Judgements, base: Judgements, domain: Domain, target: int, neighbours: Sequence[int] = (), margin: float = 0.05, draws: int = 2000
+    edited: Judgements,
+    base: Judgements,
+    domain: Domain,
+    target: int,
+    neighbours: Sequence[int] = (),
+    margin: float = 0.05,
+    draws: int = 2000,
 ) -> tuple[dict[str, Value], dict[str, Equivalence]]:
-    """UA_rel, IRA_rel, CRA_rel, IRA_nb (the pair), and «no harm» of the last three at `margin`. What was not drawn is left out."""
+    """UA_rel, IRA_rel, CRA_rel, IRA_nb (the first neighbour: the pair), IRA_near (all), and «no harm» of all but the first at `margin`.
+
+    What was not drawn, or what the base draws none of, is left out.
+    """
     other, grid, here = other_domain(domain), grid_images(edited), edited.asked(domain) == target
-    near = np.isin(edited.asked(domain), list(neighbours)) & grid
+    near = [np.isin(edited.asked(domain), n) & grid for n in (list(neighbours[:1]), list(neighbours))]
     parts: Mapping[str, tuple[Domain, Bool[np.ndarray, " n"], bool]] = {
         "UA_rel": (domain, grid & here, True),
         "IRA_rel": (domain, grid & ~here, False),
-        "IRA_nb": (domain, near, False),
+        "IRA_nb": (domain, near[0], False),
+        "IRA_near": (domain, near[1], False),
         "CRA_rel": (other, grid, False),
     }
     values, harm = {}, {}
     for name, (judged, chosen, erased) in parts.items():
         if not chosen.any() or not base.right(judged)[chosen].any():
             continue
-        values[name] = relative(edited, base, judged, chosen, erased=erased, draws=draws).value
+        values[name] = relative(edited, base, judged, chosen, erased=erased, draws=draws)
         if not erased and len(np.unique(edited.cells()[chosen])) > 1:
             harm[name] = no_harm(edited, base, judged, chosen, margin)
     return values, harm
 
 
-def mace(erased: Float[np.ndarray, " e"], kept: Float[np.ndarray, " k"], synonyms: Float[np.ndarray, " g"] | None = None) -> dict[str, Value]:
+def mace(
+    erased: Float[np.ndarray, " e"], kept: Float[np.ndarray, " k"], synonyms: Float[np.ndarray, " g"] | None = None
+) -> dict[str, Value]:
     """MACE's Acc_e, Acc_s, (Acc_g,) and H_o = 3 / (1/(1-Acc_e) + 1/Acc_s + 1/(1-Acc_g)), or H_c without synonyms.
 
     Args:

@@ -22,8 +22,8 @@ def augmented(x: Images, how: Augmentation) -> Images:
     x = some(x, how.halved, halved)
     x = some(x, 1 / 3, lambda y: quantised(y, how.blocks * torch.rand(len(y)).clamp(min=0.02)))
     x = recoloured(x, how)
-    x = x + how.noise * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
-    x = x + how.clouds * torch.rand(len(x), 1, 1, 1) * clouds(len(x), x.shape[-1])
+    x = some(x, 0.5, lambda y: y + how.noise * torch.rand(len(y), 1, 1, 1) * torch.randn_like(y))
+    x = some(x, 0.5, lambda y: y + how.clouds * torch.rand(len(y), 1, 1, 1) * clouds(len(y), y.shape[-1]))
     return wiped(x, how.patch, 1 / 8).clamp(0, 1)
 
 
@@ -85,13 +85,13 @@ def quantised(x: Images, step: Float[Tensor, " n"]) -> Images:
 
 
 def recoloured(x: Images, how: Augmentation) -> Images:
-    """Saturation, contrast, gain and offset."""
-    n = len(x)
-    grey = x.mean(1, keepdim=True)
-    x = grey + (1 + how.saturation * _signed(n, 1, 1, 1)) * (x - grey)
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = mean + (1 + how.contrast * _signed(n, 1, 1, 1)) * (x - mean)
-    return x * (1 + how.colour * _signed(n, 3, 1, 1)) + how.brightness * _signed(n, 3, 1, 1)
+    """Saturation (distance from grey), contrast (distance from the mean), gain and offset a channel, as one affine map of the colours."""
+    n, grey, same = len(x), torch.full((3, 3), 1 / 3), torch.eye(3)
+    saturation, contrast = 1 + how.saturation * _signed(n, 1, 1), 1 + how.contrast * _signed(n, 1, 1)
+    gain = 1 + how.colour * _signed(n, 3, 1)
+    matrix = gain * contrast * torch.lerp(grey.expand(n, 3, 3), same.expand(n, 3, 3), saturation)
+    offset = gain * (1 - contrast) * x.mean((1, 2, 3))[:, None, None] + how.brightness * _signed(n, 3, 1)
+    return torch.baddbmm(offset, matrix, x.flatten(2)).unflatten(2, x.shape[-2:])
 
 
 def clouds(n: int, side: int) -> Images:

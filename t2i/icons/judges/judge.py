@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from ....base.config import from_mapping
 from ....base.errors import ArtefactError, InputError, UnknownName
 from ....base.files import digest, inside, load_tensors, new_folder, read_json, reading, save_tensors, sha256_file, write_json
+from .examples import HEADS
 from .nets import JudgeNet
 from .recipe import RECIPES, Augmentation, JudgeRecipe, LoopConfig
 
@@ -115,21 +117,29 @@ def _check(images: Tensor) -> None:
 
 def save_judge(net: JudgeNet, recipe: JudgeRecipe, classes: Mapping[str, tuple[str, ...]], out: Path, *, overwrite: bool = False) -> Path:
     """Writes a judge folder, weights in float16."""
+    halved = {k: v.half() for k, v in net.state_dict().items() if v.is_floating_point()}
+    net.load_state_dict({k: v.float() for k, v in halved.items()}, strict=False)  # what will be read again
+    settings = {"version": VERSION, "recipe": dataclasses.asdict(recipe), "classes": {k: list(v) for k, v in classes.items()}}
     with new_folder(out, overwrite=overwrite) as work:
-        save_tensors(work / WEIGHTS, {k: v.half() for k, v in net.state_dict().items() if v.is_floating_point()}, {"format": "pt"})
-        write_json(
-            work / CONFIG,
-            {"version": VERSION, "recipe": dataclasses.asdict(recipe), "classes": {k: list(v) for k, v in classes.items()}},
-        )
+        save_tensors(work / WEIGHTS, halved, {"format": "pt"})
+        write_json(work / CONFIG, {**settings, "fingerprint": fingerprint(net.eval())})
         write_json(work / MANIFEST, {"format": FORMAT, "files": {n: sha256_file(work / n) for n in (CONFIG, WEIGHTS)}})
     return out
+
+
+@torch.no_grad()
+def fingerprint(net: JudgeNet) -> list[float]:
+    """Eight logits a head on two fixed ramps: what a judge that was read must answer."""
+    ramp = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    found = net(torch.cat([ramp, ramp.flip(1, 3)]))
+    return [round(x, 4) for logits in found.values() for row in logits[:, :4] for x in row.tolist()]
 
 
 def load_judge(folder: Path) -> IconJudge:
     """Reads a judge folder.
 
     Raises:
-        ArtefactError: Missing, changed, of another format, or weights that do not fit the config.
+        ArtefactError: Missing, changed, of another format, weights that do not fit the config, or answers that are not its own.
     """
     with reading(folder / MANIFEST):
         about = read_json(folder / MANIFEST)
@@ -147,6 +157,8 @@ def load_judge(folder: Path) -> IconJudge:
             net.load_state_dict({k: v.float() for k, v in load_tensors(folder / WEIGHTS).items()} | counts)
         except RuntimeError as e:
             raise ArtefactError(f"{folder}: the weights do not fit the config ({str(e).splitlines()[0]})") from None
+        if not np.allclose(fingerprint(net.eval()), config["fingerprint"], atol=2e-3):
+            raise ArtefactError(f"{folder}: the network answers otherwise than when it was saved; is another version of torch at fault?")
     return IconJudge(net.eval(), recipe, classes, digest(about["files"]))
 
 
@@ -176,4 +188,6 @@ def load(name: str) -> "tuple[Judge, ...]":
         UnknownName: No such head or copy.
     """
     head, _, copy = name.partition("/")
+    if head not in HEADS:
+        raise UnknownName("head of the icons judges", head, HEADS)
     return tuple(packaged(c).head(head) for c in ((copy,) if copy else tuple(RECIPES)))

@@ -31,7 +31,9 @@ HELD_OUT_SEED = 1_000_003
 """Seed of the augmentations that accuracies are measured on; training's seeds are (recipe's seed, step)."""
 
 
-def train_judge(data: IconData, table: Table, recipe: JudgeRecipe, out: Path, *, resume: bool = False, without_style: str | None = None) -> Path:
+def train_judge(
+    data: IconData, table: Table, recipe: JudgeRecipe, out: Path, *, resume: bool = False, without_style: str | None = None
+) -> Path:
     """Trains one copy; its folder is `out/judge`. A finished one is not trained again.
 
     Loss: sum over the heads of the cross-entropy, a head left out for pictures that it is not asked about.
