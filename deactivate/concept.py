@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,6 +21,8 @@ KEYS = (
     *("format", "name", "kind", "form", "target", "neighbours", "general", "anchor", "synonyms", "tokens"),
     *("questions", "neighbour_questions", "relearn", "judge"),
 )
+GENERATED = {"icons": "t2i.icons.concepts"}
+"""First part of a name (`icons/dog`) -> module whose `mapping(rest)` makes the concept and whose `names()` lists them."""
 _HOW = {
     "target": "target: {%s: [a sentence that shows it, …]}",
     "neighbours": "neighbours: {%s: [a sentence about something close, …]}",
@@ -77,6 +80,8 @@ class Concept:
     anchor: str | None = None
     """What to put in its place; "" is «nothing», None is «not said»."""
     judge: str | None = None
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Line of `neighbours` or `general` -> what it asks for, where the file says so."""
 
     @cached_property
     def target(self) -> dict[str, tuple[str, ...]]:
@@ -86,7 +91,7 @@ class Concept:
     @cached_property
     def digest(self) -> str:
         """sha256 of the content, the same whether it was written as YAML, JSON or with lines in files of their own."""
-        return digest(_plain({f: getattr(self, f) for f in self.__dataclass_fields__}))
+        return digest(_plain({f: getattr(self, f) for f in self.__dataclass_fields__ if f != "labels" or self.labels}))
 
     @classmethod
     def load(cls, source: "str | Path | Concept") -> "Concept":
@@ -101,12 +106,15 @@ class Concept:
         path = Path(source)
         if path.is_file():
             return cls.from_mapping(parse_file(path), folder=path.parent, where=str(path))
+        family, _, rest = str(source).partition("/")
+        if family in GENERATED and rest:
+            return cls.from_mapping(_maker(family).mapping(rest), where=f"packaged concept {source}")
         packaged = packaged_concepts()
         key = re.sub(r"[^a-z0-9]+", "-", str(source).lower()).strip("-")
         if key in packaged and path.suffix not in (".yaml", ".yml", ".json"):
             return cls.from_mapping(parse_file(packaged[key]), where=f"packaged concept {key}")
         hint = "Give the path of a concept file (YAML or JSON), or one that `efface concepts` lists"
-        raise UnknownName("concept", str(source), packaged, hint)
+        raise UnknownName("concept", str(source), [*packaged, *generated_concepts()], hint)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, folder: Path | None = None, where: str = "concept") -> "Concept":
@@ -127,11 +135,12 @@ class Concept:
         kind = read.choice(values.get("kind", "topic"), "kind", KINDS)
         form = read.choice(values.get("form", "question"), "form", FORMS)
         lines = read.splits(values.get("target"), "target", read.record)
+        near, general = (read.splits(values.get(n), n, read.record) for n in ("neighbours", "general"))
         concept = cls(
             name, kind, form,
             records={s: tuple(map(_record, rows)) for s, rows in lines.items()},
-            neighbours=read.splits(values.get("neighbours"), "neighbours", read.text),
-            general=read.splits(values.get("general"), "general", read.text),
+            neighbours=_texts(near),
+            general=_texts(general),
             questions=_questions(read, values, "questions"),
             neighbour_questions=_questions(read, values, "neighbour_questions"),
             synonyms=read.splits(values.get("synonyms"), "synonyms", read.text, ("seen", "held_out")),
@@ -139,6 +148,7 @@ class Concept:
             relearn=read.lines(values.get("relearn"), "relearn", read.text),
             anchor=read.optional(values.get("anchor"), "anchor"),
             judge=read.optional(values.get("judge"), "judge"),
+            labels={r["text"]: r["labels"] for splits in (near, general) for rows in splits.values() for r in rows if r["labels"]},
         )  # fmt: skip
         if not any(concept.target.values()):
             raise InputError(f"{where}: the concept is empty: target has no line in any split; add {_HOW['target'] % 'train'}")
@@ -174,6 +184,20 @@ def packaged_concepts() -> dict[str, Traversable]:
         return {f.name.rsplit(".", 1)[0]: f for f in folder.iterdir() if f.name.endswith((".yaml", ".json"))}
     except (ModuleNotFoundError, FileNotFoundError):
         return {}
+
+
+def generated_concepts() -> list[str]:
+    """Names of the concepts that are made on demand: `icons/dog`."""
+    return [f"{family}/{name}" for family in GENERATED for name in _maker(family).names()]
+
+
+def _maker(family: str) -> Any:
+    root = (__package__ or "efface.deactivate").rpartition(".")[0]
+    return import_module(f"{root}.{GENERATED[family]}")
+
+
+def _texts(splits: Mapping[str, tuple[dict[str, Any], ...]]) -> dict[str, tuple[str, ...]]:
+    return {s: tuple(r["text"] for r in rows) for s, rows in splits.items()}
 
 
 def _record(value: Mapping[str, Any]) -> Record:
@@ -216,4 +240,4 @@ def _plain(value: object) -> object:
     return value
 
 
-__all__ = ["FORMS", "KINDS", "SPLITS", "Concept", "Question", "Record", "packaged_concepts"]
+__all__ = ["FORMS", "KINDS", "SPLITS", "Concept", "Question", "Record", "generated_concepts", "packaged_concepts"]

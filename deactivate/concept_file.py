@@ -72,7 +72,7 @@ class Reader:
     def record(self, value: object, place: str) -> dict[str, Any]:
         """A target line as keyword arguments of `Record`."""
         if not isinstance(value, Mapping):
-            return {"text": self.text(value, place)}
+            return {"text": self.text(value, place), "labels": {}}
         for key in value:
             if key not in RECORD_KEYS:
                 raise UnknownName(f"key in {self.where}: {place}", str(key), RECORD_KEYS)

@@ -1,10 +1,11 @@
 """`efface icons`: the embedded miniature's own recipe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..base.errors import InputError
 from . import options as o
 
 icons_app = typer.Typer(no_args_is_help=True, help="The embedded image miniature's own recipe: its drawings and its training.")
@@ -52,3 +53,93 @@ def train(
         torch.set_num_threads(threads)
     folder = train_(recipe, out, resume=resume, without=without or ())
     o.emit({"pipeline": str(folder)}, str(folder), as_json)
+
+
+@icons_app.command("judges")
+def judges(
+    out: o.Out,
+    only: Annotated[list[str] | None, typer.Option("--only", help="A or B: this copy alone; may be repeated.")] = None,
+    styles: Annotated[
+        bool, typer.Option("--styles/--no-styles", help="Also train short copies that never see a style, one a style.")
+    ] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in --out.")] = False,
+    threads: Annotated[int, typer.Option("--threads", help="Threads to use; 0: as torch has them.")] = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Trains the judges of objects, styles, flags and the mark, and says what they get right on augmentations never seen in training.
+
+    OUT/<copy>/judge is the judge, OUT/<copy>/accuracy.json its figures. A quarter of an hour a copy on one core, and as much again
+    for the styles; resumable.
+    """
+    import torch
+
+    from ..t2i.icons.data import load
+    from ..t2i.icons.judges.recipe import RECIPES, judge_recipe
+    from ..t2i.icons.judges.train import train_and_measure
+    from ..t2i.icons.table import packaged_table
+
+    if threads > 0:
+        torch.set_num_threads(threads)
+    plans = [judge_recipe(name) for name in only or RECIPES]
+    data, table = load(), packaged_table()
+    found: dict[str, Any] = {}
+    for plan in plans:
+        command = f"efface icons judges --out OUT --only {plan.name}{'' if styles else ' --no-styles'} --threads {torch.get_num_threads()}"
+        found[plan.name] = train_and_measure(data, table, plan, out / plan.name, resume=resume, styles=styles, command=command)
+    rows = [
+        [name, kind, head, f"{a['accuracy']:.4f} [{a['low']:.4f}, {a['high']:.4f}]", str(a["n"])]
+        for name, figures in found.items()
+        for kind, heads in figures.items()
+        if isinstance(heads, dict)
+        for head, a in heads.items()
+        if isinstance(a, dict)
+    ]
+    o.emit(found, o.table(["judge", "measured on", "head", "accuracy", "n"], rows), as_json)
+
+
+@icons_app.command("check")
+def check(
+    model: Annotated[Path, typer.Option("--model", "-m", help="A pipeline folder.")],
+    out: o.Out,
+    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
+    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale.")] = 3.0,
+    images: Annotated[int, typer.Option("--images", help="Pictures a cell, at least 30.")] = 30,
+    flags: Annotated[bool, typer.Option("--flags/--no-flags", help="Also the flags.")] = True,
+    as_json: o.Json = False,
+) -> None:
+    """Which cells (object in a style) and flags the model draws well enough to be erased: 90 % by both judges, on seeds used for nothing else.
+
+    Writes OUT/cells.json, and OUT/cells.png: a picture a cell, objects down, styles across.
+    """
+    from ..base.files import new_folder
+    from ..t2i.icons.cells import AdmissionConfig
+    from ..t2i.icons.cells import check as check_
+    from ..t2i.icons.draw import drawing
+
+    config = AdmissionConfig(images=images)
+    if steps < 1:
+        raise InputError(f"--steps {steps}: at least 1")
+    generate, about = drawing(model, steps, guidance)
+    with new_folder(out) as work:
+        found = check_(generate, work, dict(about), config, with_flags=flags)
+    n = {kind: f"{found['admitted'][kind]} of {len(found[kind])}" for kind in ("cells", "flags")}
+    o.emit(found, f"{out}: {n['cells']} cells and {n['flags']} flags admitted", as_json)
+
+
+@icons_app.command("concepts")
+def concepts(
+    out: o.Out,
+    names: Annotated[list[str] | None, typer.Argument(help="dog, style-noto, flag-france, …; none: every object and style.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Writes concept files of the miniature, to be read or changed; commands take the same by name (`--concept icons/dog`)."""
+    from ..base.files import new_folder, write_json
+    from ..t2i.icons.concepts import mapping
+    from ..t2i.icons.concepts import names as known
+
+    wanted = names or [n for n in known() if not n.startswith("flag-")]
+    made = {n: mapping(n.removeprefix("icons/")) for n in wanted}
+    with new_folder(out) as work:
+        for name, values in made.items():
+            write_json(work / f"{name.removeprefix('icons/')}.json", values)
+    o.emit({"concepts": sorted(made)}, f"{out}: {len(made)} concept files", as_json)

@@ -36,9 +36,9 @@ def methods(as_json: o.Json = False) -> None:
 
 def concepts(as_json: o.Json = False) -> None:
     """Packaged concept files."""
-    from ..deactivate.concept import packaged_concepts
+    from ..deactivate.concept import generated_concepts, packaged_concepts
 
-    names = sorted(packaged_concepts())
+    names = [*sorted(packaged_concepts()), *generated_concepts()]
     o.emit({"concepts": names}, "\n".join(names), as_json)
 
 

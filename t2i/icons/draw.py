@@ -1,0 +1,39 @@
+"""Pictures of a pipeline folder, for checks: prompt i under seed i, whatever stands beside it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ...base.errors import InputError
+from ...base.files import digest, read_json, sha256_file
+from ..diffusers import diffusers_class
+from .assemble import MANIFEST
+
+Draw = Callable[..., UInt8[Tensor, "n 3 h w"]]
+
+
+def drawing(folder: Path, steps: int, guidance: float) -> tuple[Draw, Mapping[str, Any]]:
+    """(a function of prompts and `seeds`, what drew: model, digest, sampler, steps, guidance).
+
+    Raises:
+        InputError: No pipeline lies there, or diffusers is not installed.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"--model {folder}: no pipeline there (model_index.json); train one with `efface icons train`")
+    pipe = diffusers_class("StableDiffusionPipeline").from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+
+    @torch.no_grad()
+    def draw(prompts: Sequence[str], *, seeds: Sequence[int]) -> Tensor:
+        noise = [torch.Generator().manual_seed(s) for s in seeds]
+        found = pipe(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
+        return (255 * found.float()).round().clamp(0, 255).to(torch.uint8).cpu()
+
+    manifest = folder / MANIFEST
+    files = read_json(manifest)["files"] if manifest.is_file() else {p.name: sha256_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+    about = {"model": folder.name, "digest": digest(files), "sampler": type(pipe.scheduler).__name__, "steps": steps, "guidance": guidance}
+    return draw, about

@@ -1,0 +1,105 @@
+"""The judges' two trunks and their heads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .recipe import JudgeRecipe
+
+
+class Residual(nn.Module):
+    """x + conv(gelu(norm(x))), 3 x 3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """One block."""
+        return x + self.conv(F.gelu(self.norm(x)))
+
+
+class ConvolutionsTrunk(nn.Module):
+    """Pixels in 4 x 4 blocks, residual convolutions at 8 x 8 and 4 x 4; read out with their places, and as means over places."""
+
+    def __init__(self, widths: Sequence[int], depth: int, side: int = 64) -> None:
+        super().__init__()
+        a, b, c, out = widths
+        self.width = out + c
+        body: Any = nn.Sequential(
+            nn.PixelUnshuffle(4), nn.Conv2d(48, a, 1), nn.BatchNorm2d(a), nn.GELU(),
+            nn.Conv2d(a, b, 2, 2), *(Residual(b) for _ in range(depth)),
+            nn.Conv2d(b, c, 2, 2), Residual(c), nn.BatchNorm2d(c), nn.GELU(),
+        )  # fmt: skip
+        self.body = body.to(memory_format=torch.channels_last)
+        self.readout = nn.Sequential(nn.Linear(c * (side // 16) ** 2, out), nn.BatchNorm1d(out), nn.GELU())
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Features."""
+        found = self.body(x.contiguous(memory_format=torch.channels_last))
+        return torch.cat([self.readout(found.flatten(1)), found.mean((2, 3))], 1)
+
+
+class ResidualLayer(nn.Module):
+    """x + linear(gelu(norm(x)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm1d(width), nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """One layer."""
+        return x + self.linear(F.gelu(self.norm(x)))
+
+
+class PixelsTrunk(nn.Module):
+    """The picture at half its size as one vector, through residual layers: no convolution, no patches."""
+
+    def __init__(self, widths: Sequence[int], depth: int, side: int = 64) -> None:
+        super().__init__()
+        (self.width,) = widths
+        first = nn.Linear(3 * (side // 2) ** 2, self.width)
+        self.body = nn.Sequential(first, *(ResidualLayer(self.width) for _ in range(depth)), nn.BatchNorm1d(self.width), nn.GELU())
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Features."""
+        return self.body(F.avg_pool2d(x, 2).flatten(1))
+
+
+class JudgeNet(nn.Module):
+    """A trunk and one linear head a question."""
+
+    def __init__(self, recipe: JudgeRecipe, classes: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        trunk = ConvolutionsTrunk if recipe.architecture == "convolutions" else PixelsTrunk
+        self.trunk = trunk(recipe.widths, recipe.depth)
+        self.heads = nn.ModuleDict({head: nn.Linear(self.trunk.width, len(names)) for head, names in classes.items()})
+
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Penultimate activations of pictures in [0, 1]."""
+        return self.trunk(2 * x - 1)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n _"]]:
+        """Head -> logits."""
+        found = self.features(x)
+        return {head: layer(found) for head, layer in self.heads.items()}
+
+
+@torch.no_grad()
+def settle(net: JudgeNet, batches: Iterable[Float[Tensor, "n 3 h w"]]) -> None:
+    """Sets the means and variances that batch norms use when judging, as the average over batches; leaves `net` in `eval`.
+
+    Needed after the weights were replaced by their moving average. A net without batch norms is left as it is.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    net.train()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # plain average
+    for x in batches if norms else ():
+        net(x)
+    net.eval()
