@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,13 +27,13 @@ class AnyGate(ABC):
     """A score and a threshold."""
 
     calibration: Calibration | None
-    per: str
+    per: Literal["prompt", "token"]
     """What decides while a text is generated: the prompt alone, or each token that is written too (`watching.py`)."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def digest(self) -> str:
         """sha256 of what decides."""
+        raise NotImplementedError
 
     @abstractmethod
     def hook_points(self) -> list[str]:

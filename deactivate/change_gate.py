@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -40,7 +40,7 @@ class ChangeGate(AnyGate):
     layer: DeactivationPart
     measure: Measure = "energy"
     calibration: Calibration | None = None
-    per: ClassVar[str] = "prompt"  # pyright: ignore[reportIncompatibleVariableOverride]: one value for all of this kind
+    per: Literal["prompt", "token"] = field(default="prompt", init=False)
     kind: ClassVar[str] = "change"
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class ChangeGate(AnyGate):
         return [self.layer.hook_point]
 
     @cached_property
-    def digest(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]: computed once
+    def digest(self) -> str:
         """sha256 of what decides: layer, measure, threshold."""
         c = self.calibration
         return digest({**self._settings(), "threshold": [c.threshold, c.dead_band] if c else None})

@@ -1,6 +1,7 @@
 """A CLIP text model in the layout of transformers 4: a `text_model` level, and layers that return tuples."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 class OldLayer(nn.Module):
     """A CLIP layer as transformers 4 has it: it returns a tuple."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.mlp, self.self_attn, self.inner = layer.mlp, layer.self_attn, layer.forward
 
@@ -18,7 +19,7 @@ class OldLayer(nn.Module):
 
 
 class OldEncoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.layers = nn.ModuleList([OldLayer(x) for x in encoder.layers])
 
@@ -31,13 +32,13 @@ class OldEncoder(nn.Module):
 class OldTextModel(nn.Module):
     """`CLIPTextModel` as transformers 4 has it: a `text_model` level."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.text_model = model
+        self.text_model: Any = model
         self.config, self.dtype, self.device = model.config, model.dtype, model.device
         model.encoder = OldEncoder(model.encoder)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         return self.text_model.embeddings.token_embedding
 
     def forward(self, *args: object, **kwargs: object) -> object:
