@@ -48,13 +48,14 @@ def concept_gate(
     n_features: int = N_FEATURES,
     per: str = "prompt",
     seed: int = 0,
+    other_model: bool = False,
 ) -> Gate:
     """The gate of one concept, its threshold from `validation` and the general pool.
 
     Weights `fitted`: an L1 logistic regression of target against neighbours and general texts of `train` (questions with their
     answers are texts too) on the largest activation of every feature in each text; its penalty is the one whose AUROC on `validation`, against the harder of the
     two pools, is best. With fewer than 30 target texts, and with `equal`: the `n_features` that detect best on
-    `validation`, 1 each, standardised there.
+    `validation`, 1 each, standardised there. `other_model` accepts SAEs that were trained on another model.
 
     Raises:
         InputError: More than one concept (gate one edit a concept), no SAE, or `fpr` outside [0, 1).
@@ -71,7 +72,7 @@ def concept_gate(
     concept = listed[0]
     config = FeatureConfig(seed=seed, fpr=fpr)
     fitted = weights == "fitted" and len(pool_texts(concept, "target", "train")) >= FEWEST
-    gate = _fitted(host, concept, saes, seed) if fitted else _best(host, concept, saes, config, n_features)
+    gate = _fitted(host, concept, saes, seed, other_model) if fitted else _best(host, concept, saes, config, n_features, other_model)
     return replace(gate, per=per).calibrated(
         host,
         pool_texts(concept, "target", "validation"),
@@ -82,8 +83,8 @@ def concept_gate(
     )
 
 
-def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", config: FeatureConfig, n: int) -> Gate:
-    report = features(host, concept, saes, config, splits=("train", "validation"))
+def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", config: FeatureConfig, n: int, other_model: bool) -> Gate:
+    report = features(host, concept, saes, config, splits=("train", "validation"), other_model=other_model)
     chosen: dict[str, list[int]] = defaultdict(list)
     carrying = [f for f in report.features if f.score >= LEAST_SCORE]
     if not carrying:
@@ -96,8 +97,8 @@ def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", config: Featu
     return Gate([GateSource(by_point[p], tuple(ids)) for p, ids in chosen.items()])
 
 
-def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int) -> Gate:
-    places = check_saes(host, saes)
+def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int, other_model: bool) -> Gate:
+    places = check_saes(host, saes, other_model=other_model)
     read = _with_questions(concept, seed)
     scans = scan_pools(host, read, places, FeatureConfig(texts=None, seed=seed), ("train", "validation"))
     ids = {p: _often(scans, p, s.cfg.d_sae) for p, s in places.items()}

@@ -54,7 +54,7 @@ def check_saes(host: "Host", saes: Sequence["SAE"], *, other_model: bool = False
         if trained_on and trained_on != host.digest and not other_model:
             raise InputError(
                 f"SAE at {point} was trained on another model ({sae.card.get('model', 'unnamed')}) than {host.name}, or on the same in another "
-                "dtype or before an edit; train one on this host, or allow it with other_model=true"
+                "dtype or before an edit; train one on this host, or name the model yourself (--model; a method's --set other_model=true)"
             )
         if point in found:
             raise InputError(f"two SAEs for {point}: give one a hook point")

@@ -187,7 +187,12 @@ def _hub(name: str, field: str) -> Iterator[str]:
     except ImportError:
         raise InputError(f"corpus hub:{name} needs the package datasets: pip install 'efface[hub]'") from None
     path, _, config = name.partition(":")
-    for record in datasets.load_dataset(path, config or None, split="train", streaming=True):
+    try:
+        records = datasets.load_dataset(path, config or None, split="train", streaming=True)
+    except (OSError, ValueError) as e:
+        why = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise InputError(f"corpus hub:{name}: {why}; check the name and the network, or give a local file") from None
+    for record in records:
         if field not in record:
             raise InputError(f"corpus hub:{name}: no field {field!r} (found: {', '.join(record)}); name the field")
         yield record[field] or ""

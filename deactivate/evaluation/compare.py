@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+WIDTH = 160
+"""Characters of the widest table of a row a line."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a comparison."""
@@ -55,9 +59,12 @@ class Comparison:
         return heads, body
 
     def plain(self) -> str:
-        """Aligned text with the protocol and the legend under it."""
+        """Aligned text with the protocol and the legend under it; a metric a line where a row a line would be too wide."""
         heads, body = self.table()
-        return layout(heads, body) + "\n\n" + "\n".join(self.legend()) + "\n"
+        text = layout(heads, body)
+        if max(map(len, text.splitlines())) > WIDTH:
+            text = layout(["", *(line[1] for line in body)], [[h, *(line[i] for line in body)] for i, h in enumerate(heads) if i != 1])
+        return text + "\n\n" + "\n".join(self.legend()) + "\n"
 
     def rich(self) -> "Table":
         """A `rich` table; names are printed as text, not read as markup."""

@@ -55,3 +55,13 @@ def test_two_results_of_one_name_are_told_apart_by_where_they_lie(tmp_path, caps
     assert f"baseball ({tmp_path / 'second' / 'result'})" in out
     assert run(["compare", str(tmp_path / "first"), str(tmp_path / "first")]) == 2
     assert "differ" in capsys.readouterr().err
+
+
+def test_a_grid_with_a_failed_cell_ends_with_status_1(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    for erasers, status in (("[good, broken]", 1), ("[good]", 0)):
+        grid.write_text(f"format: 1\ncell: grid_cells:score\naxes: {{eraser: {erasers}, seed: [1]}}\n")
+        assert run(["bench", str(grid), "--out", str(tmp_path / "out")]) == status
+        out = capsys.readouterr().out
+        assert "good" in out
+        assert ("no such layer" in out) is bool(status)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from result_cards import card, result
 from rich.console import Console
 
 from efface.base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from efface.deactivate.evaluation.compare import compare
+from efface.deactivate.evaluation.compare import WIDTH, compare
 from efface.deactivate.evaluation.results import Metric, Result, Row
 from efface.deactivate.evaluation.value import Value
 
@@ -92,3 +93,16 @@ def test_names_are_text_and_not_markup_or_control_codes() -> None:
     assert "[red]x[/red]" in console.export_text()
     assert "\x1b" not in table.plain()
     assert json.loads(json.dumps(table.to_json(), allow_nan=False))["rows"][0]["kind"] == "base"
+
+
+def test_a_table_that_is_too_wide_has_a_metric_a_line() -> None:
+    narrow = compare([result()]).plain().splitlines()
+    assert narrow[0].split()[:3] == ["result", "row", "kind"]
+    rows = tuple(replace(r, metrics={f"{k} {i}": v for i in range(9) for k, v in r.metrics.items()}) for r in result().rows)
+    lines = compare([replace(result(), rows=rows, metrics={})]).plain().splitlines()
+    assert lines[0].split("  ")[-1].strip() == "random features"
+    assert max(map(len, lines)) <= WIDTH
+    figures = {line.split("  ")[0]: line for line in lines}
+    assert all(f"margin {i}" in figures and f"perplexity {i}" in figures for i in range(9))
+    assert figures["margin 3"].count("[") == 3
+    assert {"result", "kind"} <= set(figures)

@@ -143,6 +143,13 @@ def test_hub_goes_through_datasets(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", Fake)
     assert list(read_corpus("hub:some/set:en")) == DOCS
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("no route to the hub\nand a second line")
+
+    monkeypatch.setattr(Fake, "load_dataset", unreachable)
+    with pytest.raises(InputError, match="corpus hub:some/set:en: no route to the hub; check the name"):
+        list(read_corpus("hub:some/set:en"))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match="pip install"):
         list(read_corpus("hub:some/set:en"))

@@ -78,8 +78,10 @@ def bench(
     workers: Annotated[int, typer.Option("--workers", help="Processes; 0: this one.", min=0)] = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Runs the cells of a grid that are not there yet, and prints the table."""
+    """Runs the cells of a grid that are not there yet, and prints the table; exit status 1 where a cell failed."""
     from ..deactivate.evaluation.grid import Grid, run_grid
 
     table = run_grid(Grid.load(grid), out, workers=workers)
     o.emit(table.to_json(), table.plain(), as_json)
+    if table.failed:
+        raise typer.Exit(1)

@@ -37,6 +37,7 @@ def collect_all(
     labels: str,
     settings: list[str],
     model: str | None,
+    seed: int,
     device: str,
     dtype: str,
     as_json: bool,
@@ -46,7 +47,7 @@ def collect_all(
 
     folders = o.sae_folders(sae)
     places = store_folders(folders, out)
-    config = from_mapping(EvidenceConfig, {"labels": labels, **parse_assignments(settings)}, where="--set")
+    config = from_mapping(EvidenceConfig, {"labels": labels, "seed": seed, **parse_assignments(settings)}, where="--set")
     from ..llm.feature_stores import make_stores
     from ..sae.corpora import read_corpus
     from .features import host_and_saes

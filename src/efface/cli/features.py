@@ -38,6 +38,7 @@ def features(
     labels: Annotated[str, typer.Option("--labels", help="--all: words, or host (the model writes some itself).")] = "words",
     settings: o.Settings = [],  # noqa: B006
     model: o.OptionalModel = None,
+    seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
     as_json: o.Json = False,
@@ -48,20 +49,21 @@ def features(
     if every or concept is None:
         from .evidence import collect_all
 
-        return collect_all(sae, out, corpus, documents, labels, settings, model, device, dtype, as_json)
+        return collect_all(sae, out, corpus, documents, labels, settings, model, seed, device, dtype, as_json)
     if out is not None or documents is not None or settings:
         raise InputError("features: --out, --documents and --set belong to --all; leave them out, or give --all instead of --concept")
     o.sae_folders(sae)
-    return _of_concept(sae, concept, top, model, device, dtype, as_json)
+    return _of_concept(sae, concept, top, model, seed, device, dtype, as_json)
 
 
-def _of_concept(sae: list[Path], concept: str, top: int, model: str | None, device: str, dtype: str, as_json: bool) -> None:
+def _of_concept(sae: list[Path], concept: str, top: int, model: str | None, seed: int, device: str, dtype: str, as_json: bool) -> None:
     from ..deactivate.concept import Concept
+    from ..llm.features import FeatureConfig
     from ..llm.features import features as find
 
     wanted = Concept.load(concept)
     host, saes = host_and_saes(sae, model, dtype, device)
-    report = find(host, wanted, saes, other_model=model is not None)
+    report = find(host, wanted, saes, FeatureConfig(seed=seed), other_model=model is not None)
     text = listing(report.features[:top])
     text += f"\nthe first {report.n_set} as one detector, AUROC: " + ", ".join(
         f"{k} {_figure(v.get('all'))}" for k, v in report.set_auroc.items()
@@ -107,6 +109,7 @@ def gate(
     weights: Annotated[str, typer.Option("--weights", help="fitted (logistic regression on train) or equal.")] = "fitted",
     per: Annotated[str, typer.Option("--per", help="prompt, or token: go on reading what is generated.")] = "prompt",
     model: o.OptionalModel = None,
+    seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
     as_json: o.Json = False,
@@ -120,8 +123,8 @@ def gate(
 
     wanted = Concept.load(concept)
     host, saes = host_and_saes(sae, model, dtype, device)
-    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights, per=per)
-    report = judge_gate(host, made, wanted)
+    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights, per=per, seed=seed, other_model=model is not None)
+    report = judge_gate(host, made, wanted, seed=seed)
     with new_folder(out) as work:
         made.save(work)
         write_json(work / "test.json", report)
