@@ -1,6 +1,7 @@
 """A CLIP text model in the layout of transformers 4: a `text_model` level, and layers that return tuples."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ class OldLayer(nn.Module):
 
 
 class OldEncoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.layers = nn.ModuleList([OldLayer(x) for x in encoder.layers])
 
@@ -31,7 +32,7 @@ class OldEncoder(nn.Module):
 class OldTextModel(nn.Module):
     """`CLIPTextModel` as transformers 4 has it: a `text_model` level."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.text_model = model
         self.config, self.dtype, self.device = model.config, model.dtype, model.device
