@@ -27,7 +27,7 @@ def load_pipeline(name_or_path: str | Path, dtype: str = "float32", device: str 
 
     Args:
         name_or_path: An alias wins over a folder of the same name; write `./name` for the folder.
-        dtype: `float32`, `bfloat16`, `float16`, `float64`, or `auto` for each part's own.
+        dtype: `float32`, `bfloat16`, `float16`, `float64`, or, of an alias or a folder, `auto` for each part's own.
         device: `cpu`, `cuda`, `cuda:N`, or `auto` (`cuda` where there is one).
         safety: Load the safety checker too, so that a checkpoint saved from it is whole. `ImageHost.generate` never asks
             it: a picture that it blanks would count as an erased one.
@@ -41,6 +41,8 @@ def load_pipeline(name_or_path: str | Path, dtype: str = "float32", device: str 
         raise UnknownName("dtype", dtype, [*DTYPES, "auto"])
     place = resolve_device(device)
     name, source = _locate(str(name_or_path))
+    if dtype == "auto" and not isinstance(source, Path):
+        raise InputError(f"dtype 'auto' is for aliases and folders; name the dtype of {source}")
     pipeline = _load(source, dtype, safety)
     pipeline.set_progress_bar_config(disable=True)
     return ImageHost(pipeline.to(place), name)
