@@ -31,7 +31,6 @@ def generate(
     as_json: o.Json = False,
 ) -> None:
     """Continues each prompt, or draws it; one prompt and a FILE: that file; else a folder of numbered files."""
-    from ..deactivate.edit import Edit
     from ..t2i.aliases import is_pipeline
 
     if not prompt:
@@ -48,6 +47,8 @@ def generate(
     if drawing and len(prompt) == 1 and out.suffix not in ("", ".png"):
         raise InputError(f"--out {out}: pictures are written as PNG; name a file that ends in .png, or a folder")
     host = o.load_any_host(model, dtype, device)
+    from ..deactivate.edit import Edit
+
     with ExitStack() as stack:
         for path in edit:
             stack.enter_context(Edit.load(path).applied(host))

@@ -70,16 +70,16 @@ def load_any_host(model: str, dtype: str, device: str, *, whole: bool = False) -
 
 
 def _language_host(model: str, dtype: str, device: str) -> "Host":
+    """A language model; a name that can be none is refused before anything heavy is loaded."""
     from ..llm.aliases import ALIASES
-    from ..llm.models import load_model
     from ..t2i.aliases import ALIASES as IMAGE_ALIASES
+    from ..t2i.aliases import HUB_ID
 
-    try:
-        return load_model(model, dtype=dtype, device=resolve_device(device))
-    except UnknownName as e:
-        if e.kind == "model":
-            raise UnknownName("model", model, (*ALIASES, *IMAGE_ALIASES), "Or name a local folder, or a hub id owner/name") from None
-        raise
+    if model not in ALIASES and not model.startswith((".", "/", "~")) and not Path(model).exists() and not HUB_ID.fullmatch(model):
+        raise UnknownName("model", model, (*ALIASES, *IMAGE_ALIASES), "Or name a local folder, or a hub id owner/name")
+    from ..llm.models import load_model
+
+    return load_model(model, dtype=dtype, device=resolve_device(device))
 
 
 def sae_folders(paths: list[Path]) -> list[Path]:
