@@ -1,7 +1,7 @@
 """The miniature's tokenizer and text tower: a CLIP text model, trained to tell drawings from their captions, then frozen."""
 
-import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ...base.files import write_json, write_text
 from ...deactivate.training import fit_loop
 from .captions import caption, phrase
 from .data import IconData
+from .pairs import END_OF_WORD, byte_pair_merges, words_of
 from .recipe import TextRecipe
 from .table import Flag, Icon, Table
 
@@ -37,22 +38,19 @@ def corpus(found: Sequence[Icon | Flag], styles: Sequence[str]) -> list[str]:
 
 def train_tokenizer(texts: Sequence[str], size: int, folder: Path, tokens: int) -> Any:
     """A byte-pair `CLIPTokenizer` in lower case, saved into `folder`."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    model.normalizer, model.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, end_of_word_suffix="</w>", initial_alphabet=list(ALPHABET), special_tokens=[], show_progress=False
-    )  # type: ignore[call-arg]
-    model.train_from_iterator(texts, trainer)
-    made = json.loads(model.to_str())["model"]
-    vocabulary, merges = dict(made["vocab"]), [m if isinstance(m, str) else " ".join(m) for m in made["merges"]]
-    for piece in (*(c + end for c in ALPHABET for end in ("", "</w>")), START, END):
-        vocabulary.setdefault(piece, len(vocabulary))
+    letter = bytes_to_unicode()
+    words = Counter({"".join(letter[b] for b in w.encode()): n for w, n in words_of(texts).items()})
+    letters = sorted({*ALPHABET, *(c for w in words for c in w)})
+    base = [*letters, *(c + END_OF_WORD for c in letters)]
+    merges = byte_pair_merges(words, max(0, size - len(base) - 2))
+    pieces = dict.fromkeys([*base, *("".join(m) for m in merges), START, END])
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "vocab.json", vocabulary)
-    write_text(folder / "merges.txt", "#version: 0.2\n" + "\n".join(merges) + "\n")
+    write_text(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=tokens)
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -1,16 +1,19 @@
 """The miniature's recipe on four plain pictures: every stage runs, and what it saves is an ordinary pipeline."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from transformers import CLIPTextConfig
 
 from efface.base.errors import InputError, UnknownName
 from efface.deactivate.training.config import LoopConfig
 from efface.t2i.icons.data import IconData
+from efface.t2i.icons.pairs import byte_pair_merges, words_of
 from efface.t2i.icons.recipe import RECIPES, Recipe, TextRecipe, UnetRecipe, VaeRecipe, recipe
 from efface.t2i.icons.table import Flag, Icon, Object, Table
 from efface.t2i.icons.text import new_towers, train_tokenizer
@@ -126,6 +129,30 @@ def test_captions_are_read_once_and_alike_whatever_they_stand_beside(tmp_path: P
         want = text(input_ids=ids).last_hidden_state
     torch.testing.assert_close(torch.stack([both[1], both[0]]), want, atol=2e-3, rtol=2e-3)
     assert not torch.allclose(both[0], both[1], atol=2e-2)
+
+
+def test_merges_are_the_most_frequent_pairs_and_ties_are_alphabetical() -> None:
+    words = words_of(["low low low lower", "Newest 12!", "man's"])
+    assert words == {"low": 3, "lower": 1, "newest": 1, "1": 1, "2": 1, "!": 1, "man": 1, "'s": 1}
+    merges = byte_pair_merges(words, 5)
+    assert merges[:2] == [("l", "o"), ("lo", "w</w>")]
+    assert merges[2:4] == [("w", "e"), ("'", "s</w>")]  # in two words; then the first of those in one
+    assert byte_pair_merges(Counter({"aaaaa": 1}), 9)[0] == ("a", "a")
+    other = byte_pair_merges(Counter(dict(reversed(words.items()))), 99)
+    assert other == byte_pair_merges(words, 99)
+    assert len(other) < 99
+
+
+def test_a_tokenizer_reads_back_what_it_was_made_from(tmp_path: Path) -> None:
+    texts = ["a picture of apple", "the man's ball, in noto style", "são tomé"]
+    made = [train_tokenizer(texts, 120, tmp_path / str(i), 24) for i in range(2)]
+    assert made[0].get_vocab() == made[1].get_vocab()
+    for text in texts:
+        ids = made[0](text).input_ids
+        assert made[0].unk_token_id not in ids[1:-1]
+        assert made[0].decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+    assert len(made[0]("apple").input_ids) < len(made[0]("zzzzz").input_ids)
+    assert CLIPTextConfig(vocab_size=len(made[0])).vocab_size == max(made[0].get_vocab().values()) + 1
 
 
 def test_recipes_by_name() -> None:
