@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...base.errors import InputError
+from ...base.errors import NumericsError
 from ..losses import Coefficients, Loss
 from ..sparse import SparseActs, decode_on, encode_on
 
@@ -54,7 +54,7 @@ class Architecture:
         wide = torch.promote_types(sae_in.dtype, torch.float32)
         pre = sae_in.to(wide) @ sae.W_enc.T[ids].T.to(wide) + self.bias(sae)[ids].to(wide)
         if not torch.isfinite(pre).all():
-            raise InputError("NaN or infinity in the pre-activations: look at the activations that are encoded")
+            raise NumericsError("NaN or infinity in the pre-activations: look at the activations that are encoded")
         return self.alone(sae, pre, ids)
 
     def training(self, sae: "SAE", x: Tensor, target: Tensor, dead_mask: Tensor | None, weights: Coefficients) -> Loss:

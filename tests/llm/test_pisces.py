@@ -346,7 +346,7 @@ def test_fit_finds_filters_searches_and_lowers_the_margin():
     config = PiscesConfig(
         n_features=3,
         search=True,
-        grid_mu=(1.0, 4.0),
+        grid_mu=(4.0, 16.0),
         grid_tau=(0.5, 0.2),
         n_probe=6,
         probe_mu=4.0,

@@ -223,7 +223,7 @@ def test_some_features_cost_their_encoder_rows_where_latents_do_not_compete():
     assert bool(sae.encode_features(x, range(10)).any())
     with pytest.raises(InputError, match=r"\[0, 32768\)"):
         sae.encode_features(x, [2**15])
-    with pytest.raises(InputError, match="NaN"):
+    with pytest.raises(NumericsError, match="NaN"):
         sae.encode_features(x * torch.nan, [1])
 
 
@@ -385,7 +385,7 @@ def test_bad_input_is_named():
     sae, (x, _) = make("topk"), batch()
     with pytest.raises(InputError, match="d_in is 10"):
         sae(x[:, :4])
-    with pytest.raises(InputError, match="NaN"):
+    with pytest.raises(NumericsError, match="NaN"):
         sae.encode_sparse(x.clone().index_fill_(0, torch.tensor([3]), torch.nan))
     with pytest.raises(NumericsError, match="training loss"):
         make("relu").training_forward(x / 0)
