@@ -90,7 +90,7 @@ def test_ratio_intervals_hold_the_truth_as_often_as_they_say() -> None:
             "object",
             m.grid_images(judged(objects, styles)),
             draws=400,
-        ).value
+        )
         widths.append(value.high - value.low)
         hit += value.low <= 0.5 <= value.high
     assert 33 <= hit <= 40

@@ -102,7 +102,8 @@ def clouds(n: int, side: int) -> Images:
 def wiped(x: Images, most: int, share: float) -> Images:
     """A patch of up to `most` pixels takes the picture's mean colour in a share of the pictures."""
     n, side = len(x), x.shape[-1]
-    size = (torch.rand(n, 2) * (most - 4) + 4) * (torch.rand(n) < share)[:, None]
+    least = min(4, most)
+    size = (torch.rand(n, 2) * (most - least) + least) * (torch.rand(n) < share)[:, None]
     at, pixel = torch.rand(n, 2) * side, torch.arange(side)
     inside = (pixel[None, None] - at[..., None]).abs() < size[..., None] / 2
     mask = inside[:, 0, :, None] & inside[:, 1, None, :]

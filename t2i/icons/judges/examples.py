@@ -1,6 +1,6 @@
 """What the judges are shown: drawings with their labels, flags, and pictures that show nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from .augment import clouds
 from .recipe import JudgeRecipe
 
 HEADS = ("object", "style", "flag", "mark")
+LABELS = (*HEADS, "drawing")
+"""Columns of the labels; a drawing is a key of the main set in a style, or none."""
 ABSENT = -100
 """Label of a head that is not asked about a picture: cross-entropy leaves it out."""
 AMBIGUOUS = 0.1
@@ -40,19 +42,26 @@ def judge_classes(data: IconData, table: Table) -> dict[str, tuple[str, ...]]:
     }
 
 
+def main_things(table: Table) -> list[int]:
+    """Place of each key of the main set among the object classes."""
+    names = object_names(table)
+    at = {n: i for i, n in enumerate(dict.fromkeys(names.values()))}
+    return [at[n] for n in names.values()]
+
+
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Drawings and labels; one row of labels a head, `ABSENT` where it is not asked."""
+    """Drawings and labels; columns are `LABELS`, `ABSENT` where a head is not asked."""
 
     data: IconData
     main: UInt8[Tensor, "m 3 h w"]
-    main_labels: Int[Tensor, "m heads"]
+    main_labels: Int[Tensor, "m labels"]
     other: UInt8[Tensor, "o 3 h w"]
-    other_labels: Int[Tensor, "o heads"]
+    other_labels: Int[Tensor, "o labels"]
     flags: UInt8[Tensor, "f 3 h w"]
-    flag_labels: Int[Tensor, "f heads"]
+    flag_labels: Int[Tensor, "f labels"]
 
-    def batch(self, recipe: JudgeRecipe) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n heads"]]:
+    def batch(self, recipe: JudgeRecipe) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n labels"]]:
         """Pictures in [0, 1], a share of them under the mark, before augmentation; and their labels."""
         parts, labels = [], []
         for share, pictures, wanted in (
@@ -64,13 +73,14 @@ class Bank:
             labels.append(wanted[chosen])
         x, y = marked_at_random(torch.cat(parts), torch.cat(labels), self.data, recipe.marked)
         rest = nothing(recipe.batch - len(x), self.main)
-        blank = torch.tensor([self.none[0], ABSENT, self.none[1], 0]).expand(len(rest), -1)
+        blank = torch.tensor([self.none["object"], ABSENT, self.none["flag"], 0, self.none["drawing"]]).expand(len(rest), -1)
         return torch.cat([x, rest]), torch.cat([y, blank])
 
     @property
-    def none(self) -> tuple[int, int]:
-        """Label of «nothing» for objects and for flags."""
-        return int(self.flag_labels[0, 0]), int(self.main_labels[0, 2])
+    def none(self) -> dict[str, int]:
+        """Labels of «nothing»."""
+        flag, main = (dict(zip(LABELS, row[0].tolist(), strict=True)) for row in (self.flag_labels, self.main_labels))
+        return {"object": flag["object"], "flag": main["flag"], "drawing": flag["drawing"]}
 
 
 def make_bank(data: IconData, table: Table, *, without_style: str | None = None) -> Bank:
@@ -84,22 +94,16 @@ def make_bank(data: IconData, table: Table, *, without_style: str | None = None)
     kept = [i for i, s in enumerate(data.styles) if s != without_style]
     classes, names, place = judge_classes(data, table), object_names(table), {k: i for i, k in enumerate(data.keys)}
     no_object, no_flag = len(classes["object"]) - 1, len(classes["flag"]) - 1
-    things = [classes["object"].index(n) for n in names.values()]
-    rest = clear_others(data, table)
-    main, main_labels = _drawings(data, [place[k] for k in names], kept, things, no_flag)
-    other, other_labels = _drawings(data, [place[k] for k in rest], kept, [no_object] * len(rest), no_flag)
+    things, rest, n_drawings = main_things(table), clear_others(data, table), len(names) * len(data.styles)
+    main = data.drawings[kept][:, [place[k] for k in names]].flatten(0, 1)
+    main_labels = torch.tensor([[c, s, no_flag, 0, s * len(names) + i] for s in kept for i, c in enumerate(things)])
+    other = data.drawings[kept][:, [place[k] for k in rest]].flatten(0, 1)
+    other_labels = torch.tensor([[no_object, s, no_flag, 0, n_drawings] for s in kept for _ in rest]).reshape(-1, len(LABELS))
     group = {code: i for i, codes in enumerate(data.flag_classes) for code in codes}
-    flag_rows = torch.tensor([[no_object, ABSENT, group[c], 0] for c in data.codes]).repeat(len(data.flags), 1)
+    flag_rows = torch.tensor([[no_object, ABSENT, group[c], 0, n_drawings] for c in data.codes]).repeat(len(data.flags), 1)
     if not len(main) or not len(flag_rows):
         raise MatchedNothing("judges: no drawings or no flags to learn from")
     return Bank(data, main, main_labels, other, other_labels, data.flags.flatten(0, 1), flag_rows)
-
-
-def _drawings(
-    data: IconData, at: Sequence[int], styles: Sequence[int], things: Sequence[int], no_flag: int
-) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, "n heads"]]:
-    rows = [[thing, style, no_flag, 0] for style in styles for thing in things]
-    return data.drawings[list(styles)][:, list(at)].flatten(0, 1), torch.tensor(rows, dtype=torch.long).reshape(-1, len(HEADS))
 
 
 def clear_others(data: IconData, table: Table) -> list[str]:
@@ -119,8 +123,8 @@ def clear_others(data: IconData, table: Table) -> list[str]:
 
 
 def marked_at_random(
-    x: Float[Tensor, "n 3 h w"], labels: Int[Tensor, "n heads"], data: IconData, share: float
-) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n heads"]]:
+    x: Float[Tensor, "n 3 h w"], labels: Int[Tensor, "n labels"], data: IconData, share: float
+) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n labels"]]:
     """A share of the pictures under the mark, labelled so."""
     put = torch.rand(len(x)) < share
     labels = labels.clone()
@@ -142,6 +146,6 @@ def nothing(n: int, drawings: UInt8[Tensor, "m 3 h w"]) -> Float[Tensor, "n 3 h 
     return torch.stack([plain, cloudy, average, shuffled])[torch.arange(n) % 4, torch.arange(n)]
 
 
-def labelled(labels: Int[Tensor, "n heads"]) -> Mapping[str, Int[Tensor, " n"]]:
-    """Head -> labels."""
-    return {head: labels[:, i] for i, head in enumerate(HEADS)}
+def labelled(labels: Int[Tensor, "n labels"]) -> Mapping[str, Int[Tensor, " n"]]:
+    """Column -> labels."""
+    return {name: labels[:, i] for i, name in enumerate(LABELS)}

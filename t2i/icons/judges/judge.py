@@ -1,7 +1,7 @@
 """Judges as files: half-precision weights, a config with the class lists, a manifest of digests that is checked when they are read."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,7 @@ class IconJudge:
         """Head -> probabilities, all from one pass."""
         _check(images)
         found = [self.net(x.float() / 255) for x in images.split(BATCH)]
-        return {h: torch.cat([f[h] for f in found]).softmax(1) for h in self.classes}
+        return {h: torch.cat([f[h] for f in found]) for h in self.classes}
 
     @torch.no_grad()
     def features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
@@ -115,11 +115,18 @@ def _check(images: Tensor) -> None:
         raise InputError(f"icons judge: pictures as uint8 [n 3 64 64] expected, {images.dtype} {list(images.shape)} found")
 
 
-def save_judge(net: JudgeNet, recipe: JudgeRecipe, classes: Mapping[str, tuple[str, ...]], out: Path, *, overwrite: bool = False) -> Path:
+def save_judge(
+    net: JudgeNet, recipe: JudgeRecipe, classes: Mapping[str, tuple[str, ...]], things: Sequence[int], out: Path, *, overwrite: bool = False
+) -> Path:  # fmt: skip
     """Writes a judge folder, weights in float16."""
     halved = {k: v.half() for k, v in net.state_dict().items() if v.is_floating_point()}
     net.load_state_dict({k: v.float() for k, v in halved.items()}, strict=False)  # what will be read again
-    settings = {"version": VERSION, "recipe": dataclasses.asdict(recipe), "classes": {k: list(v) for k, v in classes.items()}}
+    settings = {
+        "version": VERSION,
+        "recipe": dataclasses.asdict(recipe),
+        "classes": {k: list(v) for k, v in classes.items()},
+        "things": list(things),
+    }
     with new_folder(out, overwrite=overwrite) as work:
         save_tensors(work / WEIGHTS, halved, {"format": "pt"})
         write_json(work / CONFIG, {**settings, "fingerprint": fingerprint(net.eval())})
@@ -131,7 +138,7 @@ def save_judge(net: JudgeNet, recipe: JudgeRecipe, classes: Mapping[str, tuple[s
 def fingerprint(net: JudgeNet) -> list[float]:
     """Eight logits a head on two fixed ramps: what a judge that was read must answer."""
     ramp = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
-    found = net(torch.cat([ramp, ramp.flip(1, 3)]))
+    found = net.logits(torch.cat([ramp, ramp.flip(1, 3)]))
     return [round(x, 4) for logits in found.values() for row in logits[:, :4] for x in row.tolist()]
 
 
@@ -151,7 +158,7 @@ def load_judge(folder: Path) -> IconJudge:
         config = read_json(folder / CONFIG)
         recipe = _recipe(config["recipe"])
         classes = {head: tuple(names) for head, names in config["classes"].items()}
-        net = JudgeNet(recipe, classes)
+        net = JudgeNet(recipe, classes, config["things"])
         try:
             counts = {k: v for k, v in net.state_dict().items() if not v.is_floating_point()}
             net.load_state_dict({k: v.float() for k, v in load_tensors(folder / WEIGHTS).items()} | counts)

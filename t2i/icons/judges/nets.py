@@ -71,22 +71,50 @@ class PixelsTrunk(nn.Module):
 
 
 class JudgeNet(nn.Module):
-    """A trunk and one linear head a question."""
+    """A trunk and linear heads: which drawing it is, if any; style by looks alone; flag; mark.
 
-    def __init__(self, recipe: JudgeRecipe, classes: Mapping[str, Sequence[str]]) -> None:
+    Object and style are read off the drawing: P(object) is the sum over its drawings, P(style) the sum over the drawings of a style plus
+    P(no drawing) x style by looks, so that the style of something never seen is judged too.
+
+    Args:
+        recipe: Of the trunk.
+        classes: Head -> class list (`object`, `style`, `flag`, `mark`); the last object is `none`.
+        things: Place in `classes["object"]` of each key of the main set; a drawing is a key in a style, style by style.
+    """
+
+    object_of: Tensor
+    style_of: Tensor
+
+    def __init__(self, recipe: JudgeRecipe, classes: Mapping[str, Sequence[str]], things: Sequence[int]) -> None:
         super().__init__()
         trunk = ConvolutionsTrunk if recipe.architecture == "convolutions" else PixelsTrunk
         self.trunk = trunk(recipe.widths, recipe.depth)
-        self.heads = nn.ModuleDict({head: nn.Linear(self.trunk.width, len(names)) for head, names in classes.items()})
+        self.n_objects, self.n_styles = len(classes["object"]), len(classes["style"])
+        self.register_buffer("object_of", torch.tensor([*things] * self.n_styles + [self.n_objects - 1]), persistent=False)
+        self.register_buffer("style_of", torch.arange(self.n_styles).repeat_interleave(len(things)), persistent=False)
+        sizes = {"drawing": len(self.object_of), **{head: len(classes[head]) for head in ("style", "flag", "mark")}}
+        self.heads = nn.ModuleDict({head: nn.Linear(self.trunk.width, n) for head, n in sizes.items()})
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Penultimate activations of pictures in [0, 1]."""
         return self.trunk(2 * x - 1)
 
-    def forward(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n _"]]:
-        """Head -> logits."""
+    def logits(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n _"]]:
+        """`drawing` (the last is none), `style` by looks, `flag`, `mark`."""
         found = self.features(x)
         return {head: layer(found) for head, layer in self.heads.items()}
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n _"]]:
+        """Head -> probabilities."""
+        return self.probabilities(self.logits(x))
+
+    def probabilities(self, logits: Mapping[str, Float[Tensor, "n _"]]) -> dict[str, Float[Tensor, "n _"]]:
+        """Head (`object`, `style`, `flag`, `mark`) -> probabilities."""
+        drawing = logits["drawing"].softmax(1)
+        objects = drawing.new_zeros(len(drawing), self.n_objects).index_add(1, self.object_of, drawing)
+        styles = drawing.new_zeros(len(drawing), self.n_styles).index_add(1, self.style_of, drawing[:, :-1])
+        styles = styles + drawing[:, -1:] * logits["style"].softmax(1)
+        return {"object": objects, "style": styles, "flag": logits["flag"].softmax(1), "mark": logits["mark"].softmax(1)}
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class Augmentation:
     """Side of a patch that is wiped out in one picture of eight."""
 
 
-_DEFAULT_LOOP = LoopConfig(steps=1500)
+_DEFAULT_LOOP = LoopConfig(steps=1200)
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class JudgeRecipe:
     seed: int
     """Of weights and data."""
     batch: int = 64
-    main: float = 0.62
+    main: float = 0.66
     """Share of a batch from the main set."""
     other: float = 0.12
     """From the other drawings, which are `none`."""
-    flags: float = 0.19
+    flags: float = 0.16
     """From the flags; the rest is no drawing at all: plain colours, clouds, averages of two drawings, shuffled patches."""
     marked: float = 0.4
     """Share of drawings and flags under the mark."""
@@ -72,7 +72,7 @@ class JudgeRecipe:
     """Probability that a class needs to be said."""
     augmentation: Augmentation = Augmentation()
     loop: LoopConfig = _DEFAULT_LOOP
-    short: int = 600
+    short: int = 300
     """Steps of the trainings that leave a style out."""
 
 
@@ -83,8 +83,8 @@ def _loop(seed: int, steps: int, lr: float) -> LoopConfig:
 
 
 RECIPES = {
-    "A": JudgeRecipe("A", "convolutions", (48, 80, 128, 256), 1, seed=0, loop=_loop(0, 1500, 3e-3)),
-    "B": JudgeRecipe("B", "pixels", (320,), 3, seed=1, loop=_loop(1, 2400, 2e-3)),
+    "A": JudgeRecipe("A", "convolutions", (48, 80, 128, 256), 1, seed=0, loop=_loop(0, 1200, 3e-3)),
+    "B": JudgeRecipe("B", "pixels", (320,), 3, seed=1, loop=_loop(1, 2000, 2e-3)),
 }
 """By name."""
 

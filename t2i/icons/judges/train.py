@@ -20,7 +20,7 @@ from ....deactivate.training import fit_loop
 from ..data import IconData
 from ..table import Table
 from .augment import augmented
-from .examples import ABSENT, HEADS, Bank, judge_classes, labelled, make_bank, marked_at_random
+from .examples import ABSENT, HEADS, Bank, judge_classes, labelled, main_things, make_bank, marked_at_random
 from .judge import IconJudge, load_judge, save_judge
 from .nets import JudgeNet, settle
 from .recipe import JudgeRecipe
@@ -36,7 +36,8 @@ def train_judge(
 ) -> Path:
     """Trains one copy; its folder is `out/judge`. A finished one is not trained again.
 
-    Loss: sum over the heads of the cross-entropy, a head left out for pictures that it is not asked about.
+    Loss: cross-entropy of the drawing, of the style by looks, of the flag and of the mark, summed; a head is left out for pictures that
+    it is not asked about.
 
     Raises:
         InputError: `out` holds another run.
@@ -46,14 +47,15 @@ def train_judge(
         return out / "judge"
     bank, classes = make_bank(data, table, without_style=without_style), judge_classes(data, table)
     torch.manual_seed(recipe.seed)
-    net = JudgeNet(recipe, classes)
+    net = JudgeNet(recipe, classes, main_things(table))
 
     def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
         x, labels = bank.batch(recipe)
-        logits, wanted = net(augmented(x, recipe.augmentation)), labelled(labels)
-        losses = {h: F.cross_entropy(logits[h], wanted[h], ignore_index=ABSENT) for h in HEADS}
-        right = {f"{h} right": share_right(logits[h], wanted[h]) for h in HEADS}
-        return torch.stack(list(losses.values())).sum(), right
+        logits, wanted = net.logits(augmented(x, recipe.augmentation)), labelled(labels)
+        losses = [F.cross_entropy(logits[h], wanted[h], ignore_index=ABSENT) for h in logits]
+        with torch.no_grad():
+            said = net.probabilities(logits)
+        return torch.stack(losses).sum(), {f"{h} right": share_right(said[h], wanted[h]) for h in HEADS}
 
     result = fit_loop(step, dict(net.named_parameters()), recipe.loop, out, resume, desc=f"judge {recipe.name}")
     if result.averages:
@@ -61,13 +63,13 @@ def train_judge(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         settle(net, (augmented(bank.batch(recipe)[0], recipe.augmentation) for _ in range(SETTLING)))
-    return save_judge(net, recipe, classes, out / "judge")
+    return save_judge(net, recipe, classes, main_things(table), out / "judge")
 
 
-def share_right(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> float:
+def share_right(said: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> float:
     """Of the pictures that the head is asked about; 1 where there is none."""
     asked = labels != ABSENT
-    return float((logits.argmax(1) == labels)[asked].float().mean()) if asked.any() else 1.0
+    return float((said.argmax(1) == labels)[asked].float().mean()) if asked.any() else 1.0
 
 
 def squeezed(x: Float[Tensor, "n 3 h w"], quality: int = 35) -> Float[Tensor, "n 3 h w"]:
@@ -90,26 +92,25 @@ Loss = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n 3 h w"]]
 def accuracies(judge: IconJudge, bank: Bank, lossy: Loss, draws: int = 2) -> dict[str, dict[str, Any]]:
     """Head -> accuracy (largest probability, no threshold) with its Wilson interval, over every drawing and flag `draws` times.
 
-    `none` counts as a class; pictures of nothing are not among them.
+    `object` and `style` are over the main set, `flag` over the flags, `mark` over all; `object, none` and `style, others` are over the
+    drawings outside the main set, which the judges were shown as «none of these».
     """
-    right: dict[str, list[Tensor]] = {h: [] for h in HEADS}
+    right: dict[str, list[Tensor]] = {}
+    groups = {
+        "main": (bank.main, bank.main_labels, {"object": "object", "style": "style", "mark": "mark"}),
+        "other": (bank.other, bank.other_labels, {"object": "object, none", "style": "style, others", "mark": "mark"}),
+        "flags": (bank.flags, bank.flag_labels, {"flag": "flag", "mark": "mark"}),
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(HELD_OUT_SEED)
-        for pictures, labels in ((bank.main, bank.main_labels), (bank.other, bank.other_labels), (bank.flags, bank.flag_labels)):
-            for i in progress(range(0, draws * len(pictures), 128), desc="accuracy", unit="batch"):
+        for name, (pictures, labels, columns) in groups.items():
+            for i in progress(range(0, draws * len(pictures), 128), desc=name, unit="batch"):
                 chosen = torch.arange(i, min(i + 128, draws * len(pictures))) % len(pictures)
                 x, y = marked_at_random(pictures[chosen].float() / 255, labels[chosen], bank.data, 0.5)
-                found = judge.scores((255 * lossy(x)).round().to(torch.uint8))
-                for head, wanted in labelled(y).items():
-                    asked = wanted != ABSENT
-                    if head == "object":  # pictures of the main set; what is none of it is counted apart
-                        none = len(judge.classes["object"]) - 1
-                        right.setdefault("object, none", []).append((found[head].argmax(1) == wanted)[wanted == none])
-                        asked = wanted != none
-                    elif head == "flag":
-                        asked = wanted != len(judge.classes["flag"]) - 1
-                    right[head].append((found[head].argmax(1) == wanted)[asked])
-    return {h: rate(torch.cat(r)) for h, r in right.items()}
+                said, wanted = judge.scores((255 * lossy(x)).round().to(torch.uint8)), labelled(y)
+                for head, column in columns.items():
+                    right.setdefault(column, []).append(said[head].argmax(1) == wanted[head])
+    return {column: rate(torch.cat(found)) for column, found in right.items()}
 
 
 def rate(right: Tensor) -> dict[str, Any]:
@@ -138,11 +139,10 @@ def train_and_measure(
     judge = load_judge(train_judge(data, table, recipe, out, resume=resume))
     spent = time.process_time() - started
     bank = make_bank(data, table)
-    draws = max(1, 2 * 2104 // len(bank.main)) if len(bank.main) else 1
     found: dict[str, Any] = {
         "command": command, **asked, "digest": judge.digest, "seconds of processor time, this call": round(spent, 1),
         "steps": recipe.loop.steps, "parameters": sum(p.numel() for p in judge.net.parameters()),
-        "unseen draws of the augmentation": accuracies(judge, bank, lambda x: augmented(x, recipe.augmentation), draws),
+        "unseen draws of the augmentation": accuracies(judge, bank, lambda x: augmented(x, recipe.augmentation)),
         "40 pixels and JPEG, which training has not": accuracies(judge, bank, squeezed, 1),
     }  # fmt: skip
     write_json(out / "accuracy.json", found)
