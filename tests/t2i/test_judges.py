@@ -15,7 +15,7 @@ from efface.deactivate.training.config import LoopConfig
 from efface.t2i.evaluation.judging import NONE, Judge, class_index, load_judges, verdicts
 from efface.t2i.icons.data import MANIFEST, IconData, default_folder, load
 from efface.t2i.icons.judges import augment, examples
-from efface.t2i.icons.judges.judge import load_judge, packaged
+from efface.t2i.icons.judges.judge import WEIGHTS, load_judge, packaged
 from efface.t2i.icons.judges.nets import JudgeNet, settle
 from efface.t2i.icons.judges.recipe import RECIPES, Augmentation, JudgeRecipe, judge_recipe
 from efface.t2i.icons.judges.train import accuracies, share_right, squeezed, train_and_measure, train_judge
@@ -186,6 +186,10 @@ def test_statistics_settle_on_the_average_of_the_batches() -> None:
         judge_recipe("C")
 
 
+no_weights = pytest.mark.skipif(not all((WEIGHTS / c).is_dir() for c in RECIPES), reason="the judges are not trained yet")
+
+
+@no_weights
 def test_packaged_judges_agree_on_names_and_are_small() -> None:
     table_names = set(examples.object_names(packaged_table()).values())
     copies = load_judges("icons/object")
@@ -202,6 +206,7 @@ def test_packaged_judges_agree_on_names_and_are_small() -> None:
     assert all(verdicts(j, j.scores(blank)).tolist() == [-1] for j in copies)
 
 
+@no_weights
 @pytest.mark.skipif(not (default_folder() / MANIFEST).is_file(), reason="drawings are not built (efface icons build)")
 def test_packaged_judges_see_every_drawing_and_no_other_for_it() -> None:
     icons, names = load(), packaged_table()

@@ -116,8 +116,9 @@ def search(
     fit = [c for c in cells if c.kept >= config.min_kept and c.coherence >= config.min_coherence]
     best = max(fit or cells, key=lambda c: (c.objective, -c.mu, c.tau))
     if best.fall <= 0:
+        limits = " and keeps min_kept and min_coherence" if len(fit) < len(cells) else ""
         raise MatchedNothing(
-            "search: no cell of the grid lowers the concept's margin; try other features, a larger grid_mu or a smaller grid_tau"
+            f"search: no cell of the grid lowers the concept's margin{limits}; try other features, a larger grid_mu or a smaller grid_tau"
         )
     return Found(best, tuple(cells), len(grid) - len(cells))
 

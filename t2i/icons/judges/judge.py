@@ -176,16 +176,23 @@ def _recipe(values: Mapping[str, Any]) -> JudgeRecipe:
     return from_mapping(JudgeRecipe, {**plain, "augmentation": augmentation, "loop": loop}, where="recipe")
 
 
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "judges"
+"""Where the copies that ship lie."""
+
+
 @cache
 def packaged(copy: str) -> IconJudge:
     """A copy that ships.
 
     Raises:
         UnknownName: No such copy.
+        InputError: This installation has no judges.
     """
     if copy not in RECIPES:
         raise UnknownName("copy of the icons judge", copy, RECIPES)
-    return load_judge(Path(__file__).resolve().parent.parent / "weights" / "judges" / copy)
+    if not (WEIGHTS / copy).is_dir():
+        raise InputError(f"the judges of the icons have no weights here: train them with `efface icons judges --out {WEIGHTS}`")
+    return load_judge(WEIGHTS / copy)
 
 
 def load(name: str) -> "tuple[Judge, ...]":
