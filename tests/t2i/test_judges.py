@@ -15,7 +15,7 @@ from efface.deactivate.training.config import LoopConfig
 from efface.t2i.evaluation.judging import NONE, Judge, class_index, load_judges, verdicts
 from efface.t2i.icons.data import MANIFEST, IconData, default_folder, load
 from efface.t2i.icons.judges import augment, examples
-from efface.t2i.icons.judges.judge import WEIGHTS, load_judge, packaged
+from efface.t2i.icons.judges.judge import SHIPPED, load_judge, packaged
 from efface.t2i.icons.judges.nets import JudgeNet, settle
 from efface.t2i.icons.judges.recipe import RECIPES, Augmentation, JudgeRecipe, judge_recipe
 from efface.t2i.icons.judges.train import accuracies, share_right, squeezed, train_and_measure, train_judge
@@ -186,7 +186,7 @@ def test_statistics_settle_on_the_average_of_the_batches() -> None:
         judge_recipe("C")
 
 
-no_weights = pytest.mark.skipif(not all((WEIGHTS / c).is_dir() for c in RECIPES), reason="the judges are not trained yet")
+no_weights = pytest.mark.skipif(not all((SHIPPED / c).is_dir() for c in RECIPES), reason="the judges are not trained yet")
 
 
 @no_weights

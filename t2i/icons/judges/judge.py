@@ -176,7 +176,7 @@ def _recipe(values: Mapping[str, Any]) -> JudgeRecipe:
     return from_mapping(JudgeRecipe, {**plain, "augmentation": augmentation, "loop": loop}, where="recipe")
 
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "judges"
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "judges"
 """Where the copies that ship lie."""
 
 
@@ -190,9 +190,9 @@ def packaged(copy: str) -> IconJudge:
     """
     if copy not in RECIPES:
         raise UnknownName("copy of the icons judge", copy, RECIPES)
-    if not (WEIGHTS / copy).is_dir():
-        raise InputError(f"the judges of the icons have no weights here: train them with `efface icons judges --out {WEIGHTS}`")
-    return load_judge(WEIGHTS / copy)
+    if not (SHIPPED / copy).is_dir():
+        raise InputError(f"the judges of the icons have no weights here: train them with `efface icons judges --out {SHIPPED}`")
+    return load_judge(SHIPPED / copy)
 
 
 def load(name: str) -> "tuple[Judge, ...]":
