@@ -1,7 +1,7 @@
 """What every gate is: a score of a prompt on the unedited host, and a threshold. Below it an edit is not there."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..base.errors import ArtefactError, InputError
-from ..base.files import inside, read_json, reading, sha256_file
+from ..base.errors import ArtefactError, InputError, NumericsError
+from ..base.files import digest, inside, read_json, reading, sha256_file
 from .calibration import Calibration, Rate, fires
+from .routing import unedited
 
 if TYPE_CHECKING:
     from .hosts import Host
@@ -32,8 +33,13 @@ class AnyGate(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what decides."""
-        raise NotImplementedError
+        """sha256 of what decides: what the score is made of, threshold, dead band."""
+        c = self.calibration
+        return digest({**self._settings(), "threshold": [c.threshold, c.dead_band] if c else None})
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """What the score is made of, plain values."""
 
     @abstractmethod
     def hook_points(self) -> list[str]:
@@ -81,6 +87,24 @@ class AnyGate(ABC):
         found = (("general pool", c.pool), ("target", c.target), ("neighbours", c.neighbours))
         text = ", ".join(f"{name} {_percent(r)}" for name, r in found if r)
         return f"fires at score ≥ {c.threshold:.4g} (asked for: {c.fpr:.2%}): {text}. {c.note}".strip()
+
+
+@torch.no_grad()
+def read_alone(host: "Host", rows: Rows, batch: int, read: Callable[[Rows], Tensor], like: Tensor) -> Tensor:
+    """`read` of every prompt on the unedited host, in the places of `like`; with `batch` > 1 prompts of equal length share a call.
+
+    Raises:
+        NumericsError: Figures that are not finite.
+    """
+    order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), torch.zeros_like(like)
+    with unedited(host):
+        while order:
+            group = [i for i in order[:batch] if len(rows[i]) == len(rows[order[0]])]
+            order = order[len(group) :]
+            out[group] = read([rows[i] for i in group])
+    if not torch.isfinite(out).all():
+        raise NumericsError("gate: activations are not finite")
+    return out
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import __version__
-from ..base.errors import ArtefactError, MatchedNothing, NumericsError, UnknownName
-from ..base.files import digest, load_tensors, new_folder, reading, sha256_file, write_json
-from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of
+from ..base.errors import ArtefactError, MatchedNothing, UnknownName
+from ..base.files import load_tensors, new_folder, reading, sha256_file, write_json
+from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of, read_alone
 from .calibration import DEAD_BAND, Calibration, Rate, calibrate
 from .layer import DeactivationPart
-from .routing import unedited
 
 if TYPE_CHECKING:
     from .hosts import Host
@@ -51,25 +49,9 @@ class ChangeGate(AnyGate):
         """Of its layer."""
         return [self.layer.hook_point]
 
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of what decides: layer, measure, threshold."""
-        c = self.calibration
-        return digest({**self._settings(), "threshold": [c.threshold, c.dead_band] if c else None})
-
-    @torch.no_grad()
     def score_rows(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, " n"]:
         """Scores of prompts given as token ids, float64. With `batch` > 1 prompts of equal length share a pass."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        out = torch.zeros(len(rows), dtype=torch.float64)
-        with unedited(host):
-            while order:
-                group = [i for i in order[:batch] if len(rows[i]) == len(rows[order[0]])]
-                order = order[len(group) :]
-                out[group] = self._read(host, [rows[i] for i in group])
-        if not torch.isfinite(out).all():
-            raise NumericsError("gate: activations are not finite")
-        return out
+        return read_alone(host, rows, batch, lambda some: self._read(host, some), torch.zeros(len(rows), dtype=torch.float64))
 
     def _read(self, host: "Host", rows: Rows) -> Float[Tensor, " b"]:
         reader = self.reader(host)

@@ -12,12 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import __version__
-from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError, UnknownName
-from ..base.files import digest, new_folder, reading, sha256_file, write_json
-from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of
+from ..base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
+from ..base.files import new_folder, reading, sha256_file, write_json
+from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of, read_alone
 from .calibration import DEAD_BAND, Calibration, calibrate
 from .layer import feature_acts, sae_digest, sae_hook_point
-from .routing import unedited
 
 if TYPE_CHECKING:
     from ..sae import SAE
@@ -91,23 +90,10 @@ class Gate(AnyGate):
         if not len(self.centre) == len(self.scale) == n or min(self.scale) <= 0:
             raise InputError(f"gate: {n} centres and {n} positive scales expected")
 
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of what decides: features, standardisation, threshold."""
-        return digest({**self._settings(), "threshold": self._decides()})
-
     def features_of(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, "n f"]:
         """r_f of each prompt, float64. With `batch` > 1 prompts of equal length share a pass (for calibration)."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        out = torch.zeros(len(rows), len(self.centre), dtype=torch.float64)
-        with unedited(host), torch.no_grad():
-            while order:
-                group = [i for i in order[:batch] if len(rows[i]) == len(rows[order[0]])]
-                order = order[len(group) :]
-                out[group] = self._read(host, [rows[i] for i in group])
-        if not torch.isfinite(out).all():
-            raise NumericsError("gate: activations are not finite")
-        return out
+        like = torch.zeros(len(rows), len(self.centre), dtype=torch.float64)
+        return read_alone(host, rows, batch, lambda some: self._read(host, some), like)
 
     def score_rows(self, host: "Host", rows: Rows, batch: int = 1) -> Float[Tensor, " n"]:
         """Scores of prompts given as token ids."""
@@ -198,9 +184,6 @@ class Gate(AnyGate):
         ]
         per = {"per": self.per} if self.per != "prompt" else {}
         return {"sources": rows, "reduce": self.reduce, "centre": list(self.centre), "scale": list(self.scale), **per}
-
-    def _decides(self) -> list[float] | None:
-        return [self.calibration.threshold, self.calibration.dead_band] if self.calibration else None
 
     def standardised(self, raw: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         """Scores from the r_f of each prompt."""

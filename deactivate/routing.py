@@ -1,5 +1,6 @@
 """Gated edits on a host: each prompt is judged on the unedited host, then runs on the base or on the edited weights."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import BoundArguments, signature
@@ -22,7 +23,7 @@ ROUTED = ("logits", "activations", "generate", "token_logprobs")
 _ROUTER = "_efface_router"
 
 
-class Router:
+class Router(ABC):
     """Stands in front of a host's methods while edits that are selected by prompt lie on it.
 
     A call runs once for each set of edits that some of its prompts ask for, always with all its rows, and each row's
@@ -53,9 +54,9 @@ class Router:
 
         return remove
 
+    @abstractmethod
     def guard(self, undo: ExitStack) -> None:
         """Stands in the way of calls that go past the host's methods, until `undo` is closed."""
-        raise NotImplementedError
 
     @contextmanager
     def through(self) -> Iterator[None]:

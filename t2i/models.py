@@ -1,7 +1,5 @@
 """`load_pipeline`: an alias, a local diffusers folder or a hub id becomes an `ImageHost`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +110,7 @@ def _load(source: str | Path, dtype: str, safety: bool) -> Any:
         if not safety and class_of(source) == "StableDiffusionPipeline":
             options |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        with quiet(), silent():
+        with quiet(), quiet("diffusers"):
             pipeline = cls.from_pretrained(source, **options)
     except SafetensorError as e:
         raise ArtefactError(f"model {source}: a weight file is not a whole safetensors file ({e})") from None
@@ -175,19 +173,3 @@ def _headers(folder: Path) -> dict[str, str]:
         except (SafetensorError, OSError) as e:
             raise ArtefactError(f"{path} is not a whole safetensors file ({e})") from None
     return found
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Silences diffusers' progress bars and warnings while the block runs."""
-    from diffusers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -3,9 +3,10 @@
 from .acts import SparseActs
 from .adam import FusedAdam
 from .backend import backend
+from .batch_selector import BatchTopK
 from .rowgrad import RowGrad, attach_row_grad, detach_row_grad, row_grad_of
 from .select import batch_topk, encode_batch_topk, encode_threshold, encode_topk, select, topk
-from .selectors import BatchTopK, Threshold, TopK
+from .selectors import Threshold, TopK
 from .training import decode_on, decode_prefixes, decode_sparse, encode_on
 
 __all__ = [

@@ -127,7 +127,7 @@ def encode_batch_topk(
     chunk: int = CHUNK,
 ) -> SparseActs:
     """The `k * n` largest positive pre-activations of the whole batch; see `BatchTopK` for ties."""
-    from .selectors import BatchTopK, TooFew
+    from .batch_selector import BatchTopK, TooFew
 
     try:
         return select(x, W_enc, b_enc, BatchTopK(k, daring=True), chunk=chunk)[0]
@@ -137,7 +137,7 @@ def encode_batch_topk(
 
 def batch_topk(pre: Float[Tensor, "n d_sae"], k: int) -> SparseActs:
     """`BatchTopK` of dense pre-activations that are already there."""
-    from .selectors import BatchTopK
+    from .batch_selector import BatchTopK
 
     return _from_dense(pre, BatchTopK(k))
 

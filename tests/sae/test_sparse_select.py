@@ -11,7 +11,7 @@ import torch
 
 from efface.base.errors import NumericsError
 from efface.sae import sparse
-from efface.sae.sparse import BatchTopK, SparseActs, Threshold, TopK, select, selectors
+from efface.sae.sparse import BatchTopK, SparseActs, Threshold, TopK, batch_selector, select
 
 
 @pytest.fixture(params=["torch", "numba"])
@@ -111,8 +111,8 @@ def test_batch_topk_takes_the_first_block_at_its_word_and_looks_again_where_it_w
     x, W_enc, b_enc = problem(n=400)
     x[200:] *= last  # what the first rows let expect is wrong for the last ones
     bounded = []
-    bound = selectors._lower_bound
-    monkeypatch.setattr(selectors, "_lower_bound", lambda *a: bounded.append(1) or bound(*a))
+    bound = batch_selector._lower_bound
+    monkeypatch.setattr(batch_selector, "_lower_bound", lambda *a: bounded.append(1) or bound(*a))
     k, chunk = 6, 211 * 100
     acts = sparse.encode_batch_topk(x, W_enc, b_enc, k, chunk=chunk)
     torch.testing.assert_close(acts.to_dense(), dense_topk((x @ W_enc + b_enc).reshape(1, -1), k * 400).view(400, 211))

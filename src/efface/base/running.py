@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -159,10 +160,9 @@ def timed(what: str, report: Callable[[str], None] = log.info) -> Iterator[None]
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and warnings while the block runs."""
-    from transformers.utils import logging
-
+def quiet(library: str = "transformers") -> Iterator[None]:
+    """Silences the progress bars and warnings of transformers, or of diffusers, while the block runs."""
+    logging = import_module(f"{library}.utils.logging")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
