@@ -115,6 +115,19 @@ def test_energy_is_the_same_at_any_padding():
     assert float(want.detach()) > 0
 
 
+def test_energy_counts_a_prompts_own_tokens_alone():
+    host = tiny_image_host("sd")
+    sae, first = dog_sae(host), activations(host, DOGS)[0, 0]
+    with torch.no_grad():
+        sae.W_enc[:, 0] = first / first.norm()
+        sae.b_enc[0] = -0.9 * float(first.norm())
+    gate = ChangeGate(DeactivationPart(sae, (0,), -8.0, "scale"))
+    fires = gate.layer.change(activations(host, DOGS))[1]
+    assert bool(fires[:, 0].all())  # the layer moves BOS
+    assert not bool(fires[:, 1:].any())
+    assert gate.score(host, DOGS).tolist() == [0, 0]
+
+
 def test_the_published_threshold_lets_every_target_prompt_through_and_states_no_rate():
     host = tiny_image_host("sd")
     layer = DeactivationPart(dog_sae(host), (0,), -8.0, "scale", keep_error=False, spare_first=True)
