@@ -24,7 +24,7 @@ class DeactivationPart(Part):
     """Where a chosen feature fires: x' = x + Σ_f (a'_f − a_f) d_f, a'_f = value (`clamp`) or value · a_f (`scale`).
 
     The SAE's reconstruction error is kept, and a vector in which none of the features fires passes unchanged, to the bit.
-    Without `keep_error`, x' = decode(a') at every position. Interpret-then-deactivate (arXiv:2503.09446) is `scale` without the
+    Without `keep_error`, x' = decode(a') at every position, but the first where the SAE was not trained on it. Interpret-then-deactivate (arXiv:2503.09446) is `scale` without the
     error, its first position reconstructed but not edited.
 
     Raises:
@@ -110,7 +110,10 @@ class DeactivationPart(Part):
         """`x` with the features clamped, in the dtype of `x`."""
         change, fires = self.change(x)
         if not self.keep_error:
-            return (self.reconstruction(x) + change).to(x.dtype)
+            whole = self.reconstruction(x)
+            if x.ndim >= 3 and self.sae.card.get("token_policy", {}).get("first_token") == "dropped":
+                whole = torch.where((torch.arange(x.shape[-2], device=x.device) == 0)[:, None], x.to(whole.dtype), whole)
+            return (whole + change).to(x.dtype)
         return torch.where(fires[..., None], (x.to(change.dtype) + change).to(x.dtype), x)
 
     def change(self, x: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n d"], Bool[Tensor, "*n"]]:

@@ -29,6 +29,7 @@ def train_on_host(
     config: TrainConfig | None = None,
     resume: bool = False,
     context: int = 128,
+    positions: str | None = None,
 ) -> "dict[str, SAE]":
     """Trains one autoencoder a hook point in a single pass of the host.
 
@@ -45,6 +46,7 @@ def train_on_host(
         config: How to train.
         resume: Go on from the newest checkpoint in `out`.
         context: Most tokens of a window of text.
+        positions: Pipelines: which positions of a prompt are trained on, see `t2i.text.TextReader`; None: `padded`, all but BOS.
 
     Raises:
         InputError: No hook point, one that the host does not have, or a config out of range.
@@ -53,7 +55,9 @@ def train_on_host(
     if not hook_points:
         raise InputError("no hook point given; name one such as layers.10.mlp_out")
     widths = {point: host.resolve(point).d for point in hook_points}  # pyright: ignore[reportAttributeAccessIssue]  # hosts resolve; bare harvestables need not
-    reader = host.reader(hook_points) if isinstance(host, HasReaders) else host
+    reader = host.reader(hook_points).covering(positions or "padded") if isinstance(host, HasReaders) else host
+    if positions is not None and not isinstance(host, HasReaders):
+        raise InputError("positions: for the text encoders of pipelines alone; language models leave out padding and special tokens")
     cfgs = {p: SAEConfig(architecture, d_in=d, d_sae=d_sae or EXPANSION * d, k=k) for p, d in widths.items()}
 
     buffer = max(min(2**16, config.n_steps * config.batch // 4), 2 * config.batch)

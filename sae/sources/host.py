@@ -55,11 +55,19 @@ class Harvestable(Protocol):
         ...
 
 
+class Covers(Harvestable, Protocol):
+    """A part that can be read at other positions."""
+
+    def covering(self, positions: Any) -> Harvestable:
+        """The same, read there."""
+        ...
+
+
 @runtime_checkable
 class HasReaders(Protocol):
     """A host of several parts that read texts, each with its own tokens."""
 
-    def reader(self, hook_points: Sequence[str]) -> Harvestable:
+    def reader(self, hook_points: Sequence[str]) -> "Covers":
         """The part that the hook points belong to."""
         ...
 

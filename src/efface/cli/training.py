@@ -26,8 +26,15 @@ def train(
     tokens: Annotated[int, typer.Option("--tokens", help="Vectors to train on.")] = 1_000_000,
     corpus: Annotated[
         str,
-        typer.Option("--corpus", help="embedded, a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line."),
+        typer.Option(
+            "--corpus",
+            help="embedded (texts; for the miniature its prompts), a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line.",
+        ),
     ] = "embedded",
+    positions: Annotated[
+        str | None,
+        typer.Option("--positions", help="Pipelines: own (a prompt's tokens and EOS), padded (padding too, the default) or all (BOS too)."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint in --out.")] = False,
     settings: o.Settings = [],  # noqa: B006
     seed: o.Seed = 0,
@@ -38,17 +45,20 @@ def train(
     """Trains one SAE a hook point in one pass of the model; writes folders that sae-lens reads too."""
     from ..sae.config import TrainConfig
     from ..sae.recipes import train_on_host
-    from ..t2i.aliases import is_pipeline
+    from ..t2i.aliases import embedded_prompts, is_pipeline
 
     points = [p.strip() for p in at.split(",") if p.strip()]
     if not points:
         raise InputError("--at is empty; name a hook point such as layers.10.mlp_out")
     values = {"tokens": tokens, "seed": seed, **parse_assignments(settings)}
     config = from_mapping(TrainConfig, values, where="--set")
+    texts: str | list[str] = corpus
     if corpus == "embedded" and is_pipeline(model):
-        raise InputError("--corpus embedded: texts, of which a pipeline's encoder takes none whole; name a file with one prompt a line")
+        texts = embedded_prompts(model)
     host = o.load_any_host(model, dtype, device)
-    saes = train_on_host(host, corpus, points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume)
+    saes = train_on_host(
+        host, texts, points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume, positions=positions
+    )
     report = {p: s.card["metrics"] for p, s in saes.items()}
     rows = [[p, *(f"{m[key]:.4g}" for key in ("l0", "fvu", "cosine", "dead_share"))] for p, m in report.items()]
     o.emit(
