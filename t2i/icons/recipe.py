@@ -9,7 +9,7 @@ _CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoi
 _WHOLE = LoopConfig(steps=300, lr=5e-4, warmup=15, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1800, lr=1e-3, warmup=150, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
-    steps=14000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=200, log_every=25
+    steps=24000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
 )
 
 
@@ -58,7 +58,7 @@ class UnetRecipe:
     head: int = 4
     """What diffusers calls `attention_head_dim`."""
     groups: int = 16
-    batch: int = 64
+    batch: int = 32
     flags_share: float = 0.25
     loop: LoopConfig = _DENOISER
 
