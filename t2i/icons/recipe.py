@@ -6,7 +6,7 @@ from ...base.errors import UnknownName
 from ...deactivate.training.config import LoopConfig
 
 _CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
-_WHOLE = LoopConfig(steps=300, lr=5e-4, warmup=15, schedule="cosine", checkpoint_every=100, log_every=25)
+_WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1800, lr=1e-3, warmup=150, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
     steps=24000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
@@ -26,6 +26,10 @@ class VaeRecipe:
     whole_batch: int = 12
     """Of whole drawings in the second stage."""
     kl: float = 1e-5
+    colour: float = 2.0
+    """Weight of the error of 8 x 8 means: without it hues drift, and a flag is its hues."""
+    flags_share: float = 0.25
+    """Of a batch that is flags: of all drawings they are a twelfth."""
     crops: LoopConfig = _CROPS
     whole: LoopConfig = _WHOLE
 

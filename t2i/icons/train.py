@@ -48,7 +48,9 @@ def train(
     if steps < 0:
         raise InputError(f"steps must be at least 0, {steps} found")
     if steps:
-        plan = replace(plan, unet=replace(plan.unet, loop=replace(plan.unet.loop, steps=steps, warmup=min(plan.unet.loop.warmup, steps // 10))))
+        plan = replace(
+            plan, unet=replace(plan.unet, loop=replace(plan.unet.loop, steps=steps, warmup=min(plan.unet.loop.warmup, steps // 10)))
+        )
     asked = {"recipe": name, "without": sorted(without), "keys": digest([*data.keys, *data.codes])}
     asked |= {k: v for k, v in (("frozen", frozen), ("warm", warm), ("steps", steps)) if v}
     if (out / "run.json").is_file():
@@ -62,7 +64,7 @@ def train(
     if frozen:
         vae, tokenizer, text, start = _taken(frozen, plan)
     else:
-        vae = _once(out / "vae", "AutoencoderKL", lambda: train_vae(_all_drawings(data, table), plan.vae, out / "vae", resume=resume))
+        vae = _once(out / "vae", "AutoencoderKL", lambda: _vae(data, table, plan, out / "vae", resume))
         tokenizer, text = _text(out / "text", data, table, plan, resume)
     todo = lessons(vae, data, table, without=without, only_concepts=plan.only_concepts)
     log.info("%d things to learn, %d pictures", len(todo), sum(len(x.plain) for x in todo))
@@ -82,9 +84,16 @@ def _taken(name: str, plan: Recipe) -> tuple[Any, Any, Any, Any]:
     pipeline = load_pipeline(name).pipeline
     found = pipeline.vae.config.latent_channels, tuple(pipeline.unet.config.block_out_channels), pipeline.text_encoder.config.hidden_size
     if found != (wanted := (plan.vae.latent, plan.unet.channels, plan.text.width)):
-        raise InputError(f"frozen {name}: latent channels, denoiser's channels and text width are {found}, the recipe {plan.name} has {wanted}")
+        raise InputError(
+            f"frozen {name}: latent channels, denoiser's channels and text width are {found}, the recipe {plan.name} has {wanted}"
+        )
     pipeline.unet.train()
     return pipeline.vae.eval(), pipeline.tokenizer, pipeline.text_encoder.eval(), pipeline.unet
+
+
+def _vae(data: IconData, table: Table, plan: Recipe, out: Path, resume: bool) -> Any:
+    flags = 0 if plan.only_concepts else data.flags.shape[0] * data.flags.shape[1]
+    return train_vae(_all_drawings(data, table), plan.vae, out, flags=flags, resume=resume)
 
 
 def _all_drawings(data: IconData, table: Table) -> torch.Tensor:

@@ -41,7 +41,10 @@ def train(
         list[str] | None, typer.Option("--without", help="An object, style or flag that it never sees («gold»); may be repeated.")
     ] = None,
     frozen: Annotated[
-        str, typer.Option("--frozen", help="A miniature (alias or folder) whose autoencoder and text tower are taken; only the denoiser is trained.")
+        str,
+        typer.Option(
+            "--frozen", help="A miniature (alias or folder) whose autoencoder and text tower are taken; only the denoiser is trained."
+        ),
     ] = "",
     warm: Annotated[bool, typer.Option("--warm", help="Begin with the denoiser of --frozen too.")] = False,
     steps: Annotated[int, typer.Option("--steps", help="Of the denoiser; 0: the recipe's.")] = 0,
