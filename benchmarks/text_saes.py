@@ -82,7 +82,10 @@ def gates(host, sae: SAE, concepts: list[Concept], config: ItdConfig) -> dict[st
         found.append([c.target.mean, c.neighbours.mean, c.pool.mean, len(chosen[0].found.features)])
         worst.append((c.target.mean - c.neighbours.mean, concept.name, round(c.target.mean, 3), round(c.neighbours.mean, 3)))
     means = torch.tensor(found).double().mean(0).tolist() if found else []
-    return dict(zip(("fires on targets", "neighbours", "general", "features"), means, strict=False)) | {"lost": lost, "worst": sorted(worst)[:5]}
+    return dict(zip(("fires on targets", "neighbours", "general", "features"), means, strict=False)) | {
+        "lost": lost,
+        "worst": sorted(worst)[:5],
+    }
 
 
 if __name__ == "__main__":
