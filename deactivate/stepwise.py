@@ -221,5 +221,5 @@ class StepwisePart(Part):
         above = acts[:, column] > torch.tensor(step.thresholds, **like)
         factors = torch.where(above, torch.tensor(step.factors, **like), torch.inf)
         least = torch.full_like(acts, torch.inf).scatter_reduce(1, column.expand_as(factors), factors, "amin")
-        change = torch.where(least.isinf(), 0, (least - 1) * acts) @ self.sae.W_dec[list(ids)].to(**like)
+        change = (torch.where(least.isinf(), 1, least) - 1) * acts @ self.sae.W_dec[list(ids)].to(**like)
         return change.reshape(x.shape), above.any(-1).reshape(x.shape[:-1])

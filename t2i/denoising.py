@@ -189,6 +189,9 @@ class DenoiserSource:
     def _draw(self, pairs: list[tuple[str, int]]) -> list[Batch]:
         """The steps of a drawing, in random order."""
         drawn = read_drawing(self.host, [p for p, _ in pairs], [s for _, s in pairs], self.hook_points, self.config)
+        sizes = {p: len(x) for p, x in next(iter(drawn.values())).items()}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"hook points that are read together must have as many patches as one another; found vectors {sizes}")
         self.times = list(drawn)
         order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(self._seed(f"steps/{self.drawings}"))).tolist()
         return [drawn[self.times[i]] for i in order]
