@@ -33,7 +33,9 @@ class DrawingConfig:
             raise UnknownName("halves", self.halves, ("both", "conditional"))
         odd = [i for i in self.collect if not 0 <= i < self.denoise_steps]
         if odd or len(set(self.collect)) < len(self.collect):
-            raise InputError(f"collect: different steps of 0 to {self.denoise_steps - 1} expected (denoise_steps); found {list(self.collect)}")
+            raise InputError(
+                f"collect: different steps of 0 to {self.denoise_steps - 1} expected (denoise_steps); found {list(self.collect)}"
+            )
         if self.size is not None and min(self.size) < 1:
             raise InputError(f"size: height and width of at least 1 expected; found {list(self.size)}")
 

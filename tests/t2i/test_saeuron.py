@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from t2i._kit import (
-    DOGS, LAST, MIXED, ON, REST, bits, changed, dog_gate, draw, edit_of, layer_part, sae_at, same, tiny_image_host, weights_part,
+    DOGS,
+    LAST,
+    MIXED,
+    ON,
+    REST,
+    bits,
+    changed,
+    dog_gate,
+    draw,
+    edit_of,
+    layer_part,
+    sae_at,
+    same,
+    tiny_image_host,
+    weights_part,
 )  # fmt: skip
 
 from efface.base.errors import HookPointNotFound, InputError, MatchedNothing
@@ -110,7 +124,9 @@ def test_a_planted_direction_is_found_at_its_step_and_taken_out(when: int) -> No
 def test_published_factors_and_thresholds() -> None:
     host = tiny_image_host("sd")
     with planted(host, TIMES[1]):
-        found = {p: part_of(erase("saeuron", host, concept(), [planted_sae(host)], preset=p, gamma=-5.0, **SMALL)) for p in ("paper", "efface")}
+        found = {
+            p: part_of(erase("saeuron", host, concept(), [planted_sae(host)], preset=p, gamma=-5.0, **SMALL)) for p in ("paper", "efface")
+        }
         own = means(host, planted_sae(host), DOGS, 0, SAeUronConfig(**SMALL).drawing({}), "")
     mu = float(own.mean()[1, 0])
     assert mu == pytest.approx(SIZE / 4, rel=0.1)  # f is 25 on half of the patches
@@ -134,7 +150,7 @@ def test_the_mathematics_on_numbers() -> None:
     assert found.thresholds(4).tolist() == [[3.0, 2.0, 0.0, 3.0]]
     (step,) = found.steps(60.0, -2.0, True, 4)
     assert step == StepFeatures(500.0, (0,), (-12.0,), (3.0,))
-    with pytest.raises((InputError, TypeError), match="same steps|rest"):
+    with pytest.raises((InputError, TypeError), match=r"same steps|rest"):
         scores(own, rest.repeat(2, 1))
     with pytest.raises(MatchedNothing):
         MeanActivations(4).mean()
@@ -205,7 +221,11 @@ def test_beside_other_edits_saved_and_taken_off(tmp_path: Path) -> None:
     host = tiny_image_host("sd")
     before, base = bits(host), draw(host)
     hooks = {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in host.model.named_modules()}
-    own, text, weights = strong(host), edit_of(host, layer_part(host)), edit_of(host, weights_part(host, "cross_attention", size=2.0), seed=2)
+    own, text, weights = (
+        strong(host),
+        edit_of(host, layer_part(host)),
+        edit_of(host, weights_part(host, "cross_attention", size=2.0), seed=2),
+    )
     own.save(tmp_path / "own")
     loaded = Edit.load(tmp_path / "own")
     assert loaded.digest == own.digest
@@ -258,7 +278,7 @@ def test_what_everything_else_is() -> None:
     assert len(set(rest_prompts(both, None, SAeUronConfig(rest=4))) & set(near)) == 2
     assert rest_prompts(both, ["a bus"], SAeUronConfig()) == ["a bus"]
     alone = Concept.from_mapping({"format": 1, "name": "dog", "target": {"train": DOGS}})
-    with pytest.raises(InputError, match="has no general.train"):
+    with pytest.raises(InputError, match=r"has no general\.train"):
         rest_prompts(alone, None, SAeUronConfig())
     with pytest.raises(MatchedNothing, match="preserve"):
         rest_prompts(both, [], SAeUronConfig())

@@ -107,9 +107,7 @@ def rest_prompts(concept: "Concept", preserve: Sequence[str] | None, config: SAe
     return [*some, *choose(general, config.rest - len(some), config.seed)]
 
 
-def means(
-    host: "ImageHost", sae: "SAE", prompts: Sequence[str], seed: int, drawing: DrawingConfig, note: str
-) -> MeanActivations:
+def means(host: "ImageHost", sae: "SAE", prompts: Sequence[str], seed: int, drawing: DrawingConfig, note: str) -> MeanActivations:
     """Mean activations at every step over prompts and patches, each prompt drawn once from noise of its own."""
     point, found = sae_hook_point(sae), MeanActivations(sae.cfg.d_sae)
     seeds = [zlib.crc32(f"{seed}/{p}".encode()) for p in prompts]
