@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -91,7 +91,7 @@ class StepwisePart(Part):
         if not self.features:
             raise MatchedNothing("stepwise part: no features at any step")
         times = [s.time for s in self.steps]
-        if any(a <= b for a, b in zip(times, times[1:], strict=False)):
+        if any(a <= b for a, b in pairwise(times)):
             raise InputError(f"stepwise part: times must fall from step to step; found {times}")
         if self.between is not None and not self.between[0] <= self.between[1]:
             raise InputError(f"between: the lower time first; found {list(self.between)}")

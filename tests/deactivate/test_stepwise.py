@@ -79,7 +79,7 @@ def test_the_nearest_step_is_meant_and_rows_may_differ():
     assert torch.equal(ranged.rewrite(X, EARLY), X)
     assert torch.equal(ranged.rewrite(X, torch.tensor([890.0])), p.rewrite(X, EARLY))
     for times in (None, torch.tensor([1.0, 2.0, 3.0])):
-        with pytest.raises(InputError, match="no step|3 times"):
+        with pytest.raises(InputError, match=r"no step|3 times"):
             p.rewrite(X, times)
 
 

@@ -84,8 +84,9 @@ class SAeUronConfig:
         Only rows of prompts are read, as in the authors' code, at every step.
         """
         size = self.size or policy.get("size")
+        steps = policy.get("denoise_steps", DrawingConfig.denoise_steps) if self.denoise_steps is None else self.denoise_steps
         return DrawingConfig(
-            denoise_steps=self.denoise_steps or int(policy.get("denoise_steps", DrawingConfig.denoise_steps)),
+            denoise_steps=int(steps),
             guidance=policy.get("guidance") if self.guidance is None else self.guidance,
             negative=str(policy.get("negative", "")),
             size=None if size is None else (int(size[0]), int(size[1])),
