@@ -83,7 +83,10 @@ RECIPES = {
     "icons": Recipe("icons"),
     "icons-xs": Recipe(
         "icons-xs",
-        VaeRecipe((16, 24, 32, 48), latent=8, crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25)),
+        VaeRecipe((16, 24, 32, 48), latent=8,
+            crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25),
+            whole=LoopConfig(steps=400, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
+        ),
         TextRecipe(
             1000, 24, 96, 3, 4, 2, 16, 64,
             loop=LoopConfig(steps=400, lr=2e-3, warmup=40, weight_decay=0.05, schedule="cosine", checkpoint_every=100, log_every=25),
