@@ -127,7 +127,8 @@ class DenoiserSource:
         part: Part = "all",
     ) -> None:
         denoiser_points(host, hook_points)
-        self.host, self.texts, self.hook_points, self.part = host, texts, list(hook_points), part
+        self.host, self.texts, self.hook_points = host, texts, list(hook_points)
+        self.part: Part = part
         self.config, self.batch, self.seed = config or DrawingConfig(), batch, seed
         self.buffer = MixingBuffer(max(buffer, batch), batch, seed)
         self.epoch = self.documents = self.drawings = self.steps = 0

@@ -155,7 +155,8 @@ def test_the_commands_train_on_a_denoiser_and_erase_with_it(tmp_path: Path, caps
     def status(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
         code = run(list(words))
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out, err
 
     for bad, message in ((["--set", "guidanse=3"], "nearest: guidance"), (["--set", "collect=[2]", "--set", "denoise_steps=2"], "collect")):
         code, _, err = status(*line, *drawn[2:], *bad, "--out", str(tmp_path / "bad"))
