@@ -1,9 +1,9 @@
 """Which layer of the miniature's text encoder an SAE belongs at, by evidence on `validation`; and how faithful each is.
 
-    python benchmarks/text_saes.py --model icons --layers 1 2 3 4 --out FOLDER [--tokens 2000000] [--concepts 28] [--judge]
+    python benchmarks/text_saes.py --model icons --layers 1 2 3 4 --out FOLDER [--tokens 2000000] [--concepts dog bus] [--judge]
 
 Trains one SAE a layer (one pass of the encoder for all) unless FOLDER has it, then for each: FVU by token class, drift of what the denoiser
-reads, drift of pictures (with --judge), and the text side of ItD (preset efface) over the objects and styles: features a concept, share of
+reads, drift of pictures (with --judge), and the text side of ItD (preset efface) over some objects and styles: features a concept, share of
 validation prompts, of neighbours' and of general ones at which the gate fires. JSON goes to FOLDER/layers.json.
 """
 
@@ -20,7 +20,6 @@ from efface.sae import SAE, TrainConfig
 from efface.sae.recipes import train_on_host
 from efface.t2i.evaluation.judging import load_judges
 from efface.t2i.evaluation.reconstruction import embedding_drift, fvu_by_class, image_drift
-from efface.t2i.icons.concepts import names
 from efface.t2i.icons.prompts import training_prompts
 from efface.t2i.methods.itd.config import ItdConfig
 from efface.t2i.methods.itd.fit import choose, gate_of, layer_of, part_of
@@ -37,7 +36,7 @@ def main() -> None:
     args.add_argument("--d-sae", type=int, default=2048)
     args.add_argument("--k", type=int, default=16)
     args.add_argument("--arch", default="batchtopk")
-    args.add_argument("--concepts", type=int, default=28)
+    args.add_argument("--concepts", nargs="*", default=["dog", "wolf", "apple", "bus", "style-noto", "style-contrast"], help="of icons/")
     args.add_argument("--rule", nargs="+", default=["contrast"])
     args.add_argument("--n-contrast", type=int, nargs="+", default=[8])
     args.add_argument("--judge", action="store_true")
@@ -52,7 +51,7 @@ def main() -> None:
         target = o.out if len(missing) > 1 else o.out / missing[0]
         train_on_host(host, training_prompts(), missing, target, architecture=o.arch, d_sae=o.d_sae, k=o.k, config=config)
         print(f"trained {len(missing)} SAEs in {time.perf_counter() - start:.0f} s", flush=True)
-    concepts = [Concept.load(f"icons/{n}") for n in names()[: o.concepts]]
+    concepts = [Concept.load(f"icons/{n}") for n in o.concepts]
     prompts = sorted({p for c in concepts for p in c.target["validation"]})[:: max(1, len(concepts))][:400]
     rows = []
     for point in points:

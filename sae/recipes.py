@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from ..base.errors import InputError
 from .config import SAEConfig, TrainConfig
-from .sources import ActivationSource, HostSource
+from .sources import HostSource
 from .sources.host import Harvestable, HasReaders, Texts
-from .trainer import train, train_many
+from .trainer import Source, train, train_many
 
 if TYPE_CHECKING:
     from .sae import SAE
@@ -67,7 +67,7 @@ def train_on_host(
 
 
 def train_on(
-    source: Callable[[Side, int], ActivationSource],
+    source: Callable[[Side, int], Source],
     widths: Mapping[str, int],
     out: Path,
     *,

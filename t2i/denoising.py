@@ -58,15 +58,12 @@ def read_drawing(
         rows = [i for i, prompt in enumerate(host.prompts or ()) if config.halves == "both" or prompt is not None]
         seen.setdefault(time, {}).setdefault(point, []).append(rearrange(x[rows], "b p d -> (b p) d").detach().clone())
 
-    options: dict[str, Any] = {"num_inference_steps": config.denoise_steps}
-    if config.size is not None:
-        options |= {"height": config.size[0], "width": config.size[1]}
     with ExitStack() as undo:
         undo.enter_context(clock(host))
         for point in hook_points:
             undo.callback(attach(host.resolve(point), lambda x, point=point: see(point, x)).remove)
         guidance = guidance_of(host, config.guidance)
-        denoise(host, prompts, seeds, [config.negative] * len(prompts), guidance, options, "latent")
+        denoise(host, prompts, seeds, [config.negative] * len(prompts), guidance, config.options(), "latent")
     if not seen or (config.collect and len(seen) < len(config.collect)):
         raise MatchedNothing(f"collect {list(config.collect)}: the sampler of {host.name} told the denoiser {len(order)} different times")
     return {t: {p: torch.cat(acts[p]) for p in hook_points} for t, acts in sorted(seen.items(), reverse=True)}
@@ -130,7 +127,8 @@ class DenoiserSource:
         part: Part = "all",
     ) -> None:
         denoiser_points(host, hook_points)
-        self.host, self.texts, self.hook_points, self.part = host, texts, list(hook_points), part
+        self.host, self.texts, self.hook_points = host, texts, list(hook_points)
+        self.part: Part = part
         self.config, self.batch, self.seed = config or DrawingConfig(), batch, seed
         self.buffer = MixingBuffer(max(buffer, batch), batch, seed)
         self.epoch = self.documents = self.drawings = self.steps = 0

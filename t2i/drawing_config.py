@@ -39,6 +39,11 @@ class DrawingConfig:
         if self.size is not None and min(self.size) < 1:
             raise InputError(f"size: height and width of at least 1 expected; found {list(self.size)}")
 
+    def options(self) -> dict[str, Any]:
+        """What the pipeline's call is given."""
+        size = {} if self.size is None else {"height": self.size[0], "width": self.size[1]}
+        return {"num_inference_steps": self.denoise_steps, **size}
+
     def policy(self) -> dict[str, Any]:
         """Plain values for an SAE's card; all that changes what is read, so not `pictures`."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

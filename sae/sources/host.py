@@ -127,7 +127,8 @@ class HostSource:
             raise InputError(f"shard must be (rank, world) with 0 <= rank < world; found {shard}")
         self.host, self.texts, self.hook_points = host, texts, list(hook_points)
         self.batch, self.context, self.seed, self.forward_tokens = batch, context, seed, forward_tokens
-        self.part, self.shard = part, shard
+        self.part: Part = part
+        self.shard = shard
         self.buffer = MixingBuffer(max(buffer, batch), batch, seed)
         self.epoch = self.documents = self.forwards = 0
         self._windows: list[list[list[int]]] = []  # the forward passes of the group at hand

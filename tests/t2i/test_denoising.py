@@ -149,13 +149,14 @@ def test_the_commands_train_on_a_denoiser_and_erase_with_it(tmp_path: Path, caps
     tiny_pipeline("sd").save_pretrained(folder)
     corpus.write_text("\n".join(PROMPTS))
     model = ["--model", str(folder), "--device", "cpu"]
-    drawn = [x for s in ("denoise_steps=2", "size=[32, 32]", "pictures=4") for x in ("--set", s)]
+    drawn = [x for s in ("denoise_steps=2", "size=[64, 64]", "pictures=8") for x in ("--set", s)]
     line = ["train", *model, "--at", POINT, "--corpus", str(corpus), "--d-sae", "32", "--k", "4", "--tokens", "1024", "--set", "batch=128"]
 
     def status(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
         code = run(list(words))
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out, err
 
     for bad, message in ((["--set", "guidanse=3"], "nearest: guidance"), (["--set", "collect=[2]", "--set", "denoise_steps=2"], "collect")):
         code, _, err = status(*line, *drawn[2:], *bad, "--out", str(tmp_path / "bad"))

@@ -10,6 +10,7 @@ from ..base.errors import InputError, UnknownName
 from . import options as o
 
 if TYPE_CHECKING:
+    from ..sae import SAE
     from ..t2i.host import ImageHost
 
 
@@ -47,38 +48,41 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Trains one SAE a hook point in one pass of the model; writes folders that sae-lens reads too."""
-    from ..sae.config import TrainConfig
-    from ..sae.recipes import train_on_host
-    from ..t2i.aliases import embedded_prompts, is_pipeline
-    from ..t2i.drawing_config import DrawingConfig
-
     points = [p.strip() for p in at.split(",") if p.strip()]
     if not points:
         raise InputError("--at is empty; name a hook point such as layers.10.mlp_out")
+    options: dict[str, Any] = {"architecture": arch, "d_sae": d_sae or None, "k": k, "resume": resume, "positions": positions}
     values = {"tokens": tokens, "seed": seed, **parse_assignments(settings)}
-    draws = is_pipeline(model) and not any(p.startswith("text_encoder") for p in points)
-    of_drawing = _taken(values, DrawingConfig, TrainConfig) if draws else {}
-    config, drawing = from_mapping(TrainConfig, values, where="--set"), from_mapping(DrawingConfig, of_drawing, where="--set")
-    texts: str | list[str] = corpus
-    if corpus == "embedded" and is_pipeline(model):
-        texts = embedded_prompts(model)
-    host = o.load_any_host(model, dtype, device)
-    options: dict[str, Any] = {"architecture": arch, "d_sae": d_sae or None, "k": k, "config": config, "resume": resume}
-    if draws:
-        if positions is not None:
-            raise InputError(
-                "--positions: of prompts, and the hook points lie in the denoiser; --set halves=… says which rows are read there"
-            )
-        from ..t2i.training import train_on_denoiser
-
-        saes = train_on_denoiser(cast("ImageHost", host), texts, points, out, drawing, **options)
-    else:
-        saes = train_on_host(host, texts, points, out, positions=positions, **options)
+    saes = _trained(model, points, corpus, out, values, (dtype, device), options)
     report = {p: s.card["metrics"] for p, s in saes.items()}
     rows = [[p, *(f"{m[key]:.4g}" for key in ("l0", "fvu", "cosine", "dead_share"))] for p, m in report.items()]
     o.emit(
         {"out": str(out), "metrics": report}, o.table(["hook point", "L0", "FVU", "cosine", "dead"], rows) + f"\nsaved in {out}", as_json
     )
+
+
+def _trained(
+    model: str, points: list[str], corpus: str, out: Path, values: dict[str, Any], place: tuple[str, str], options: dict[str, Any]
+) -> "dict[str, SAE]":
+    """Hook point -> SAE, on texts, or on pictures that are drawn where the hook points lie in a denoiser."""
+    from ..sae.config import TrainConfig
+    from ..sae.recipes import train_on_host
+    from ..t2i.aliases import embedded_prompts, is_pipeline
+    from ..t2i.drawing_config import DrawingConfig
+
+    pipeline = is_pipeline(model)
+    draws = pipeline and not any(p.startswith("text_encoder") for p in points)
+    of_drawing = _taken(values, DrawingConfig, TrainConfig) if draws else {}
+    options["config"], drawing = from_mapping(TrainConfig, values, where="--set"), from_mapping(DrawingConfig, of_drawing, where="--set")
+    if draws and options.pop("positions") is not None:
+        raise InputError("--positions: of prompts, and the hook points lie in the denoiser; --set halves=… says which rows are read there")
+    texts = embedded_prompts(model) if corpus == "embedded" and pipeline else corpus
+    host = o.load_any_host(model, *place)
+    if not draws:
+        return train_on_host(host, texts, points, out, **options)
+    from ..t2i.training import train_on_denoiser
+
+    return train_on_denoiser(cast("ImageHost", host), texts, points, out, drawing, **options)
 
 
 def _taken(values: dict[str, Any], first: type, second: type) -> dict[str, Any]:
