@@ -117,7 +117,7 @@ class DeactivationPart(Part):
         """Σ_f (a'_f − a_f) d_f in float32 or better, and where any of the features fires."""
         flat = x.reshape(-1, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
-        w_dec = self.sae.W_dec[list(self.features)].to(x.device, wide)
+        w_dec = self.directions().to(x.device, wide)
         acts = feature_acts(self.sae, flat, self.features).to(x.device, wide)
         if self.spare_first:
             if x.ndim < 3:
@@ -129,6 +129,10 @@ class DeactivationPart(Part):
         new = acts * self.value if self.mode == "scale" else torch.full_like(acts, self.value)
         change = torch.where(fires, new - acts, 0) @ w_dec
         return change.reshape(x.shape), fires.any(-1).reshape(x.shape[:-1])
+
+    def directions(self) -> Float[Tensor, "f d"]:
+        """What each feature writes: its decoder row."""
+        return self.sae.W_dec[list(self.features)]
 
     def reconstruction(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """What the SAE makes of `x`, in float32 or better."""

@@ -8,12 +8,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from ..base.errors import HookPointNotFound, InputError, MatchedNothing
+from ..deactivate.layer import sae_hook_point
 from ..llm.hooks import HookSite, captured
 from ..llm.parameters import parameter_digest, weight_of
 from ..llm.tokens import pad_id
 from .adapters import encoder_of
 
 if TYPE_CHECKING:
+    from ..sae import SAE
     from .host import ImageHost
 
 POINTS = ("resid_pre", "mlp_in", "mlp_hidden", "mlp_out", "resid_post")
@@ -131,6 +133,27 @@ class TextReader:
             ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[i, : len(row)] = 1
         return ids, mask
+
+    def encode_texts(self, texts: Sequence[str], max_length: int | None = None) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+        """Ids and attention mask of prompts, as language hosts give them; `max_length` has no say, the length is fixed."""
+        return self.pad(self.token_ids(texts))
+
+    def check_sae(self, sae: "SAE") -> None:
+        """Raises where an SAE was not trained on this encoder.
+
+        Raises:
+            InputError: Another width, or another encoder by its digest.
+        """
+        point = sae_hook_point(sae)
+        d = self.resolve(point).d
+        if d != sae.cfg.d_in:
+            raise InputError(f"SAE at {point}: d_in is {sae.cfg.d_in}, but {self.name} has width {d} there")
+        trained_on = sae.card.get("model_digest")
+        if trained_on and trained_on != self.digest:
+            raise InputError(
+                f"SAE at {point} was trained on another text encoder (of {sae.card.get('model', 'unnamed')}) than that of {self.name}, "
+                "or on the same in another dtype or before an edit; train one on this host"
+            )
 
     def keep_mask(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
         """True at the prompt's own tokens and at EOS; see the class."""
