@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .change_gate import ChangeGate
     from .concept import Concept, Question, packaged_concepts
     from .edit import Edit
-    from .erase import erase
+    from .erasing import erase
     from .export import export_edit
     from .gate import Gate, GateSource, calibrate
     from .layer import DeactivationPart
@@ -35,7 +35,7 @@ _HOMES = {
     "WeightsPart": "parts",
     "apply_edits": "ledger",
     "calibrate": "gate",
-    "erase": "erase",
+    "erase": "erasing",
     "export_edit": "export",
     "load_gate": "any_gate",
     "method": "registry",

@@ -131,11 +131,12 @@ def load_gate(folder: str | Path) -> AnyGate:
         ArtefactError: Missing, altered, or of another format.
     """
     from .change_gate import ChangeGate
+    from .concepts_gate import ConceptsGate
     from .gate import Gate
 
     values = read_json(Path(folder) / MANIFEST)
     kind = values.get("kind") if isinstance(values, dict) else None
-    return ChangeGate.load(folder) if kind == ChangeGate.kind else Gate.load(folder)
+    return {ChangeGate.kind: ChangeGate, ConceptsGate.kind: ConceptsGate}.get(kind, Gate).load(folder)
 
 
 def _percent(rate: Rate) -> str:

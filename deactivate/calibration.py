@@ -63,11 +63,15 @@ def calibrate(
     *,
     fpr: float = 0.01,
     dead_band: float = DEAD_BAND,
+    apart: bool = False,
+    at: float | None = None,
 ) -> Calibration:
     """The lowest threshold at which at most `fpr` of the pool fires, dead band included.
 
     With n pool scores and k = floor(fpr n), the (k+1)-th highest must not fire; ties with it don't either. The
-    threshold depends on the pool alone; target and neighbours only give rates and curves.
+    threshold depends on the pool alone; target and neighbours only give rates and curves. With `apart` they raise it where
+    that tells them apart better: at or above it, to where (share of targets − share of neighbours that fire) is largest (Youden,
+    Index for rating diagnostic tests, 1950). `at` sets it instead.
 
     Raises:
         InputError: `fpr` outside [0, 1), or a negative dead band.
@@ -82,11 +86,23 @@ def calibrate(
     silent = float(np.sort(neg)[::-1][min(math.floor(fpr * neg.size + 1e-9), neg.size - 1)])
     # half a band above it at least, so that neither rounding nor another machine makes it fire
     threshold = silent + max(2 * dead_band, np.spacing(abs(silent)) * 4)
+    if apart and pos.size and near.size:
+        threshold = _apart(pos, near, threshold)
+    threshold, dead_band = (threshold, dead_band) if at is None else (at, 0.0)
     reached = rate(neg, threshold, dead_band)
     assert reached is not None
     rates = reached, rate(pos, threshold, dead_band), rate(near, threshold, dead_band)
     curves = _auroc(pos, neg), _auroc(pos, near), _roc(pos, neg)
     return Calibration(threshold, dead_band, fpr, *rates, *curves, _note(pos.size, neg.size, fpr))
+
+
+def _apart(pos: np.ndarray, near: np.ndarray, least: float) -> float:
+    """Halfway between the two scores between which targets and neighbours come apart best; `least` where that is no worse."""
+    cuts = np.unique(np.concatenate([pos, near]))
+    cuts = np.concatenate([[least], cuts[cuts > least]])
+    below = [np.searchsorted(np.sort(x), cuts, side="left") / x.size for x in (near, pos)]
+    best = int(np.argmax(below[0] - below[1]))
+    return least if best == 0 else float(cuts[best - 1] + cuts[best]) / 2
 
 
 def rate(scores: np.ndarray, threshold: float, dead_band: float) -> Rate | None:

@@ -101,8 +101,9 @@ def load_edit(folder: Path) -> Edit:
 def part_classes() -> dict[str, type[Part]]:
     """Kind -> class of the parts that can be loaded."""
     from .layer import DeactivationPart
+    from .replacement import ReplacementPart
 
-    return {c.kind: c for c in (WeightsPart, ProjectionPart, DeactivationPart)}
+    return {c.kind: c for c in (WeightsPart, ProjectionPart, DeactivationPart, ReplacementPart)}
 
 
 def load_part(entry: Mapping[str, Any], folder: Path) -> Part:

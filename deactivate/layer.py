@@ -1,6 +1,6 @@
 """The deactivation layer: chosen features of an SAE are clamped at its hook point, the rest stays as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,20 +115,26 @@ class DeactivationPart(Part):
 
     def change(self, x: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n d"], Bool[Tensor, "*n"]]:
         """Σ_f (a'_f − a_f) d_f in float32 or better, and where any of the features fires."""
-        flat = x.reshape(-1, x.shape[-1])
+        acts = self.acts(x)
+        return self.moved(acts), (acts != 0).any(-1)
+
+    def acts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n f"]:
+        """Activations of its features, in float32 or better; 0 at the first position where that is spared."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        w_dec = self.directions().to(x.device, wide)
-        acts = feature_acts(self.sae, flat, self.features).to(x.device, wide)
-        if self.spare_first:
-            if x.ndim < 3:
-                raise InputError(
-                    f"deactivation layer at {self.hook_point}: spare_first needs [batch position width], {list(x.shape)} found"
-                )
-            acts = torch.where((torch.arange(len(flat), device=x.device) % x.shape[-2] == 0)[:, None], 0, acts)
-        fires = acts != 0
-        new = acts * self.value if self.mode == "scale" else torch.full_like(acts, self.value)
-        change = torch.where(fires, new - acts, 0) @ w_dec
-        return change.reshape(x.shape), fires.any(-1).reshape(x.shape[:-1])
+        acts = feature_acts(self.sae, x.reshape(-1, x.shape[-1]), self.features).to(x.device, wide).reshape(*x.shape[:-1], -1)
+        if not self.spare_first:
+            return acts
+        if x.ndim < 3:
+            raise InputError(f"deactivation layer at {self.hook_point}: spare_first needs [batch position width], {list(x.shape)} found")
+        return torch.where((torch.arange(x.shape[-2], device=x.device) == 0)[:, None], 0, acts)
+
+    def moved(self, acts: Float[Tensor, "*n f"], some: Sequence[int] | None = None) -> Float[Tensor, "*n d"]:
+        """Σ_f (a'_f − a_f) d_f of activations of its features, over `some` of them by their places (None: all)."""
+        places = list(range(len(self.features)) if some is None else some)
+        old = acts[..., places]
+        new = old * self.value if self.mode == "scale" else torch.full_like(old, self.value)
+        rows = self.directions()[places].to(acts)
+        return torch.where(old != 0, new - old, 0) @ rows
 
     def directions(self) -> Float[Tensor, "f d"]:
         """What each feature writes: its decoder row."""

@@ -119,3 +119,13 @@ register(
     needs=["sae"],
     several_concepts=True,
 )
+register(
+    name="itd",
+    domain="t2i",
+    parts=["hook", "tokens"],
+    config="efface.t2i.methods.itd.config:ItdConfig",
+    fit="efface.t2i.methods.itd.fit:fit",
+    paper="Sparse Autoencoder as a Zero-Shot Classifier for Concept Erasing in Text-to-Image Diffusion Models (arXiv:2503.09446, 2025)",
+    needs=["sae"],
+    several_concepts=True,
+)

@@ -78,7 +78,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
         InputError: `out` exists.
     """
     from ..deactivate.concept import Concept
-    from ..deactivate.erase import erase
+    from ..deactivate.erasing import erase
     from .evaluation.suite import SuiteConfig, evaluate
     from .models import load_model
     from .reporting import used_features, write_evaluation

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..base.errors import InputError
 from ..deactivate.ledger import overlay_of
+from ..deactivate.replacement import ReplacementPart
 from ..deactivate.routing import ROUTER, Fired, Router, rowwise, unedited
 from .states import States
 
@@ -25,6 +26,7 @@ _PAST = "call host.generate(prompts, …), which knows the prompt of every row"
 def places_of(edit: "Edit") -> set[str]:
     """Components of the pipeline that an edit touches."""
     names = [*(n for p in edit.weights for n in p.deltas), *(point for p in edit.parts for point, _ in p.rewrites())]
+    names += [p.layer.hook_point for p in edit.parts if isinstance(p, ReplacementPart)]
     return {n.partition(".")[0] for n in names}
 
 
@@ -130,10 +132,10 @@ class ImageRouter(Router):
         self.host.check_prompts(prompts)
         asked: list[str | None] = [None] * len(prompts) if negative else list(prompts)
         fired = self.touching(self.decide(asked), list(self.host.readers))
-        results = self.runs(fired, partial(own, prompts, negative=negative))
+        results = self._read(prompts, fired, partial(own, negative=negative))
         first: States = next(iter(results.values()))
         pooled = None if first.pooled is None else rowwise({w: s.pooled for w, s in results.items()}, fired)
-        return first.with_tensors(rowwise({w: s.embeds for w, s in results.items()}, fired), pooled)
+        return States(rowwise({w: s.embeds for w, s in results.items()}, fired), tuple(asked), pooled)
 
     def _activations(self, prompts: Sequence[str], hook_points: Sequence[str], **options: Any) -> dict[str, Tensor]:
         own = self._own["activations"]
@@ -141,8 +143,21 @@ class ImageRouter(Router):
             return own(prompts, hook_points, **options)
         self.host.check_prompts(prompts)
         fired = self.touching(self.decide(prompts), list(self.host.readers))
-        results = self.runs(fired, partial(own, prompts, hook_points, **options))
+        results = self._read(prompts, fired, partial(own, hook_points=hook_points, **options))
         return {p: rowwise({w: r[p] for w, r in results.items()}, fired) for p in hook_points}
+
+    def _read(self, prompts: Sequence[str], fired: Sequence[Fired], read: Callable[[list[str]], Any]) -> dict[Fired, Any]:
+        """`read` of the prompts under each set of edits asked for, with the words that its edits read instead."""
+        results: dict[Fired, Any] = {}
+        for wanted in dict.fromkeys(fired):
+            texts = list(prompts)
+            for digest in (*self.overlay.plain, *wanted):
+                for part in self.overlay.entries[digest].edit.parts:
+                    if isinstance(part, ReplacementPart):
+                        texts = part.substituted(self.host, texts)
+                        self.overlay.entries[digest].fired[part.layer.hook_point] += 1
+            results |= self.runs([wanted], partial(read, texts))
+        return results
 
     @contextmanager
     def _rows(self, prompts: Sequence[str | None]) -> Iterator[None]:

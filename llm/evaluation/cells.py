@@ -60,7 +60,7 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """
     from ...deactivate.concept import Concept
     from ...deactivate.edit import Edit
-    from ...deactivate.erase import erase
+    from ...deactivate.erasing import erase
     from .suite import SuiteConfig, evaluate
 
     settings = inputs.get("set") or {}

@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "erase"]
 
 if TYPE_CHECKING:
-    from .deactivate.erase import erase
+    from .deactivate.erasing import erase
 
 
 def __getattr__(name: str) -> Any:
     if name == "erase":
-        from .deactivate.erase import erase
+        from .deactivate.erasing import erase
 
         return erase
     raise AttributeError(f"module 'efface' has no attribute {name!r}")

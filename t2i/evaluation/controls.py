@@ -14,6 +14,7 @@ from ...deactivate.edit import Edit
 from ...deactivate.evaluation.controls import control_edit, redrawn
 from ...deactivate.layer import DeactivationPart
 from ...deactivate.parts import LowRank, Part, WeightsPart
+from ...deactivate.replacement import ReplacementPart
 from ...llm.pools import pool_texts
 from ...llm.scanning import scan
 from ..pools import with_general
@@ -56,7 +57,7 @@ def _source(name: str, host: Any, edit: Any, concept: "Concept") -> "RandomFeatu
 
 
 class RandomFeatures:
-    """Draws of «random features»: each deactivation layer with as many other features of its SAE, same mode and value.
+    """Draws of «random features»: each deactivation layer with as many other features of its SAE, all else alike.
 
     Drawn are features that fire on the concept's general prompts of `train`, and none that the edit itself changes; the gate in front
     of the edit stands in front of the draw too.
@@ -67,7 +68,7 @@ class RandomFeatures:
     """
 
     def __init__(self, host: Any, edit: Edit, concept: "Concept") -> None:
-        self.edit, self.layers = edit, [p for p in edit.parts if isinstance(p, DeactivationPart)]
+        self.edit, self.layers = edit, [layer for p in edit.parts if (layer := _layer(p))]
         if len(self.layers) < len(edit.parts):
             raise InputError(f"needs an edit by features alone; {edit.eraser} has other parts")
         texts = pool_texts(with_general(concept), "general", "train", TEXTS)
@@ -84,8 +85,15 @@ class RandomFeatures:
         """One control edit."""
         rng = random.Random(f"random features/{seed}")
         drawn = [rng.sample(pool, len(layer.features)) for pool, layer in zip(self.pools, self.layers, strict=True)]
-        parts = [replace(layer, features=tuple(ids)) for layer, ids in zip(self.layers, drawn, strict=True)]
+        layers = [replace(layer, features=tuple(ids)) for layer, ids in zip(self.layers, drawn, strict=True)]
+        parts = [replace(p, layer=x) if isinstance(p, ReplacementPart) else x for p, x in zip(self.edit.parts, layers, strict=True)]
         return control_edit(parts, FEATURES, seed, self.edit.gate)
+
+
+def _layer(part: Part) -> DeactivationPart | None:
+    """The layer that says at which features a part acts."""
+    inner = part.layer if isinstance(part, ReplacementPart) else part
+    return inner if isinstance(inner, DeactivationPart) else None
 
 
 class RandomDirections:

@@ -43,7 +43,8 @@ class TextRecipe:
     layers: int = 6
     heads: int = 6
     image_layers: int = 4
-    patch: int = 8
+    patch: int = 16
+    """Side of the image tower's patches: it is thrown away, and finer ones cost four times as much."""
     projection: int = 128
     batch: int = 96
     main_share: float = 0.6
@@ -82,7 +83,7 @@ RECIPES = {
         "icons-xs",
         VaeRecipe((16, 24, 32, 48), latent=8, crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25)),
         TextRecipe(
-            1000, 24, 96, 3, 4, 2, 8, 64,
+            1000, 24, 96, 3, 4, 2, 16, 64,
             loop=LoopConfig(steps=400, lr=2e-3, warmup=40, weight_decay=0.05, schedule="cosine", checkpoint_every=100, log_every=25),
         ),
         UnetRecipe(

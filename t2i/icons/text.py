@@ -96,7 +96,7 @@ def train_text(data: IconData, table: Table, recipe: TextRecipe, out: Path, *, r
             texts.append(caption(phrase(e, rng), named, rng))
         x = torch.stack(pictures).float() / 127.5 - 1
         x = torch.roll(x, (rng.randint(-6, 6), rng.randint(-6, 6)), (2, 3)) + 0.1 * rng.random() * torch.randn_like(x)
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        ids = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")  # causal: what follows EOS changes nothing
         logits = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, pixel_values=x).logits_per_text
         right = torch.arange(len(logits))
         loss = (torch.nn.functional.cross_entropy(logits, right) + torch.nn.functional.cross_entropy(logits.T, right)) / 2

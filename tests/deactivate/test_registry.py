@@ -13,7 +13,7 @@ from efface.base.errors import InputError, MatchedNothing, UnknownName
 from efface.deactivate import registry
 from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
-from efface.deactivate.erase import erase
+from efface.deactivate.erasing import erase
 from efface.deactivate.parts import WeightsPart
 
 ROW: dict[str, Any] = {

@@ -62,7 +62,7 @@ def test_its_figures_are_those_of_the_result(cache, ground, tmp_path) -> None:
 def test_an_edit_that_was_fitted_before_an_interrupt_is_used(cache, ground, tmp_path, monkeypatch) -> None:
     erasure(ground, tmp_path / "work")
     (tmp_path / "work" / "result.json").unlink()
-    monkeypatch.setattr("efface.deactivate.erase.erase", lambda *a, **k: pytest.fail("fitted again"))
+    monkeypatch.setattr("efface.deactivate.erasing.erase", lambda *a, **k: pytest.fail("fitted again"))
     assert "unseen margin lost" in erasure(ground, tmp_path / "work")
 
 

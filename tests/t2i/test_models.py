@@ -215,7 +215,7 @@ def test_bad_input_of_the_commands(
 
 
 def test_erasers_for_the_other_kind_of_host_are_refused() -> None:
-    from efface.deactivate.erase import erase
+    from efface.deactivate.erasing import erase
 
     assert method("pisces").domain == "llm"
     with pytest.raises(InputError, match="language models"):

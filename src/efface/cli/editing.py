@@ -53,7 +53,7 @@ def _command(method: "Method") -> Callable[..., None]:
         from ..base.errors import InputError
         from ..deactivate.any_gate import load_gate
         from ..deactivate.concept import Concept
-        from ..deactivate.erase import erase as fit_edit
+        from ..deactivate.erasing import erase as fit_edit
 
         if out.exists():
             raise InputError(f"--out {out} exists already; choose another name")

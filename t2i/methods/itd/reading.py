@@ -1,0 +1,42 @@
+"""What an SAE's features do in prompts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ....base.errors import InputError
+from ....deactivate.layer import sae_hook_point
+from ....sae.sparse import SparseActs
+from .selection import prompt_peaks
+
+if TYPE_CHECKING:
+    from ....sae import SAE
+    from ...host import ImageHost
+
+
+@torch.no_grad()
+def read_peaks(host: "ImageHost", sae: "SAE", prompts: Sequence[str], batch: int = 64) -> SparseActs:
+    """Largest activation of every feature in each prompt, over its own tokens and EOS (BOS and padding left out).
+
+    Raises:
+        InputError: No prompts, or one that is too long.
+    """
+    point = sae_hook_point(sae)
+    reader = host.reader([point])
+    rows = reader.token_ids(prompts)
+    parts = []
+    for start in range(0, len(rows), batch):
+        ids, mask = reader.pad(rows[start : start + batch])
+        keep = reader.keep_mask(ids, mask)
+        x = reader.activations(ids, mask, [point])[point][keep.to(host.device)]
+        acts = sae.encode_sparse(x.to(sae.W_dec.device, sae.W_dec.dtype))
+        parts.append(prompt_peaks(acts, keep.nonzero()[:, 0], len(ids)))
+    return SparseActs.cat(parts)
+
+
+def one_reader(host: "ImageHost", saes: Sequence["SAE"]) -> None:
+    """Raises unless each SAE stands at a text encoder, one an encoder."""
+    parts = [host.reader([sae_hook_point(s)]).part for s in saes]
+    if len(set(parts)) < len(parts):
+        raise InputError(f"one SAE a text encoder expected; found several at {max(parts, key=parts.count)}")

@@ -1,0 +1,247 @@
+"""Interpret-then-Deactivate on a tiny real pipeline with planted features: one word, one feature."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from t2i._kit import changed, draw, sae_at, tiny_image_host
+
+import efface
+from efface.base.errors import InputError, MatchedNothing, UnknownName
+from efface.deactivate import ChangeGate, Concept, DeactivationPart, Edit, erase
+from efface.deactivate.concepts_gate import ConceptsGate, Group
+from efface.deactivate.replacement import ReplacementPart
+from efface.sae import SAE
+from efface.t2i.host import ImageHost
+from efface.t2i.methods.itd.config import ItdConfig
+from efface.t2i.methods.itd.expansion import placeholder, spoken
+from efface.t2i.methods.itd.fit import choose
+from efface.t2i.methods.itd.official import official_scores
+
+POINT = "text_encoder.layers.0.resid_pre"
+WORDS = ("dog", "cat", "apple", "bus", "house", "tree")
+MIXED = ["a red apple", "a big dog", "the blue bus", "a dog and a cat"]
+
+
+def word_sae(host: ImageHost) -> SAE:
+    """Feature i reads and writes the word i; the others never fire."""
+    sae, reader = sae_at(host, POINT), host.reader([POINT])
+    table = reader.module.get_input_embeddings().weight.detach()
+    with torch.no_grad():
+        for p in (sae.b_dec, sae.W_enc, sae.b_enc):
+            p.zero_()
+        for i, word in enumerate(WORDS):
+            v = table[reader.token_ids([word])[0][1]]
+            sae.W_enc[:, i], sae.W_dec[i], sae.b_enc[i] = v / v.norm(), v / v.norm(), -0.6 * float(v.norm())
+    return sae
+
+
+def concept(word: str, near: str, **more) -> Concept:
+    pool = ["the blue bus", "an old house by the sea", "a green tree", "a red apple"]
+    general = [p for p in pool if word not in p and near not in p]
+    values = {
+        "format": 1, "name": word, "kind": "object", "anchor": "tree",
+        "target": {"train": [f"a big {word}", word], "validation": [f"the {word}", f"a red {word}"], "test": [f"my {word}"]},
+        "neighbours": {"train": [f"a big {near}"], "validation": [f"the {near}", f"a red {near}"]},
+        "general": {"train": general, "validation": [p.replace("a ", "the ") + " by the sea" for p in general]},
+    }  # fmt: skip
+    return Concept.from_mapping(values | more)
+
+
+def fitted(host: ImageHost, *words: str, **config) -> Edit:
+    concepts = [concept(w, "cat" if w != "cat" else "apple") for w in words]
+    return erase("itd", host, concepts, [word_sae(host)], preset="efface", n_contrast=2, fpr=0.0, **config)
+
+
+def test_the_planted_feature_is_found_and_only_its_prompts_are_drawn_otherwise(tmp_path):
+    host = tiny_image_host("sd")
+    edit = fitted(host, "dog")
+    assert edit.parts[0].features == (0,)
+    assert edit.evidence["concepts"][0]["features"][0]["feature"] == 0
+    base = draw(host, MIXED)
+    with edit.applied(host):
+        after = draw(host, MIXED)
+    assert changed(after, base).tolist() == [False, True, False, True]
+    edit.save(tmp_path / "edit")
+    loaded = Edit.load(tmp_path / "edit")
+    assert isinstance(loaded.gate, ConceptsGate)
+    with loaded.applied(host):
+        assert torch.equal(draw(host, MIXED), after)
+    assert torch.equal(draw(host, MIXED), base)
+
+
+def test_several_concepts_are_the_union_in_any_order():
+    host = tiny_image_host("sd")
+    sae, one, other = word_sae(host), concept("dog", "bus"), concept("cat", "apple")
+    options = {"preset": "efface", "n_contrast": 2, "fpr": 0.0}
+    both, turned = (erase("itd", host, c, [sae], **options) for c in ([one, other], [other, one]))
+    assert both.parts[0].features == turned.parts[0].features == (0, 1)
+    alone = [erase("itd", host, c, [sae], **options) for c in (one, other)]
+    assert {f for e in alone for f in e.parts[0].features} == {0, 1}
+    base = draw(host, MIXED)
+    with both.applied(host):
+        together = draw(host, MIXED)
+    with alone[0].applied(host), alone[1].applied(host):
+        after = draw(host, MIXED)
+    assert torch.equal(together, after)
+    assert changed(together, base).tolist() == [False, True, False, True]
+    with turned.applied(host):
+        assert torch.equal(draw(host, MIXED), together)
+
+
+def test_prompts_of_other_erased_concepts_take_no_features():
+    host = tiny_image_host("sd")
+    sae = word_sae(host)
+    dog = concept("dog", "bus", general={"train": ["a big cat", "a red apple"], "validation": ["the sea"]})
+    cat = concept("cat", "apple", general={"train": ["a big dog", "the blue bus"], "validation": ["the sea"]})
+    mine = [c.found.features for c in choose(host, sae, [dog, cat], (), ItdConfig(preset="efface", rule="topk_minus_union"))]
+    assert mine == [(0,), (1,)]
+    with pytest.raises(MatchedNothing, match=r"'a big dog'.*rule=frequency"):
+        choose(host, sae, [dog], ["a big dog and a dog"[:9]], ItdConfig(rule="topk_minus_union"))
+
+
+def test_gates_of_several_concepts_are_the_single_ones_and_know_no_batch(tmp_path):
+    host = tiny_image_host("sd")
+    layer = DeactivationPart(word_sae(host), (0, 1, 2), -8.0, "scale", spare_first=True)
+    gate = ConceptsGate(layer, (Group("dog", (0,), 0.5), Group("cat", (1,), 0.25)))
+    single = [ChangeGate(replace(layer, features=(f,))).score(host, MIXED) for f in (0, 1)]
+    want = torch.stack([single[0] / 0.5, single[1] / 0.25]).amax(0)
+    torch.testing.assert_close(gate.score(host, MIXED), want)
+    assert torch.equal(gate.score(host, MIXED), torch.cat([gate.score(host, [p]) for p in MIXED]))
+    assert float(want[0]) == 0 < float(want[1])
+    made = gate.calibrated(host, [["the dog"], ["the cat"]], [["the sea", "a tree"]] * 2, [["the bus"]] * 2, fpr=0.0)
+    assert made.fires(made.score(host, MIXED)).tolist() == [False, True, False, True]
+    assert all(g.calibration["target"]["mean"] == 1 for g in made.groups)
+    made.save(tmp_path / "gate")
+    assert ConceptsGate.load(tmp_path / "gate").digest == made.digest != gate.digest
+    for bad in (Group("dog", (9,)), Group("dog", ()), Group("dog", (0,), 0.0)):
+        with pytest.raises(InputError):
+            ConceptsGate(layer, (bad,))
+    with pytest.raises(MatchedNothing, match="move none"):
+        ConceptsGate(layer, (Group("apple", (2,)),)).calibrated(host, [["the dog"]], [["the cat"]])
+
+
+def test_paper_preset_is_one_published_threshold_and_the_decoded_stream():
+    host = tiny_image_host("sd")
+    edit = erase("itd", host, concept("dog", "cat"), [word_sae(host)])
+    part, gate = edit.parts[0], edit.gate
+    assert (part.value, part.keep_error, part.spare_first) == (-8.0, False, True)
+    assert isinstance(gate, ChangeGate)
+    scores = gate.score(host, ["a big dog", "dog"])
+    assert gate.require_threshold().threshold == pytest.approx(0.99 * float(scores.min()))
+    x = host.activations(["a big dog"], [POINT])[POINT]
+    torch.testing.assert_close(part.deactivate(x), part.sae(x) + part.change(x)[0])
+
+
+def test_the_released_quirks_are_there_and_nowhere_else():
+    host = tiny_image_host("sd")
+    sae, dog = word_sae(host), concept("dog", "cat")
+    plain = erase("itd", host, dog, [sae], k_sel=3)
+    celebrity, style, nudity = (erase("itd", host, dog, [sae], k_sel=3, compat="official", task=t) for t in ("celebrity", "style", "nudity"))
+    assert plain.parts[0].features == (0,)
+    assert set(celebrity.parts[0].features) >= {0}
+    assert nudity.gate is None
+    layer, prompts = plain.parts[0], ["a big dog", "dog"]
+    reader = host.reader([POINT])
+    for task, edit in (("celebrity", celebrity), ("style", style)):
+        scores = official_scores(host, edit.parts[0], prompts, ItdConfig(compat="official", task=task))
+        assert edit.gate.require_threshold().threshold == pytest.approx(0.99 * float(scores.min()))
+        row = torch.tensor([reader.token_ids(["dog"])[0]])
+        x = reader.activations(row, torch.ones_like(row), [POINT])[POINT]
+        moved = replace(edit.parts[0], value=-6.0 if task == "style" else -8.0)
+        each = (moved.deactivate(x) - x).square().mean(-1)[0]
+        torch.testing.assert_close(scores[1].float(), each.amax() if task == "celebrity" else each.mean(), rtol=1e-4, atol=1e-6)
+    assert not celebrity.gate.fires(celebrity.gate.score(host, ["a big dog"])).item()  # the fault: calibrated by another statistic
+    assert plain.gate.fires(plain.gate.score(host, ["a big dog"])).item()
+    assert layer.value == style.parts[0].value == -8.0
+
+
+def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):
+    host = tiny_image_host("sd")
+    edit = fitted(host, "dog", form="replace")
+    assert isinstance(edit.parts[0], ReplacementPart)
+    assert edit.parts[0].substituted(host, MIXED) == ["a red apple", "a big tree", "the blue bus", "a tree and a cat"]
+    base, want = draw(host, MIXED), draw(host, ["a red apple", "a big tree", "the blue bus", "a tree and a cat"])
+    edit.save(tmp_path / "edit")
+    with Edit.load(tmp_path / "edit").applied(host) as fired:
+        assert torch.equal(draw(host, MIXED), want)
+        assert fired[POINT] > 0
+        states = host.encode(MIXED)
+        assert states.prompts == tuple(MIXED)
+    assert changed(want, base).tolist() == [False, True, False, True]
+    with pytest.raises(InputError, match="no permanent form"):
+        edit.apply_(host)
+
+
+def test_where_only_eos_is_active_the_anchor_alone_is_read():
+    host = tiny_image_host("sd")
+    sae, point = word_sae(host), "text_encoder.layers.2.resid_post"
+    reader = host.reader([point])
+    eos = host.activations(["a big dog"], [point])[point][0, len(reader.token_ids(["a big dog"])[0]) - 1].detach()
+    own = SAE(sae.cfg, {"hook_point": point})
+    with torch.no_grad():
+        for p in (own.b_dec, own.W_enc, own.b_enc):
+            p.zero_()
+        own.W_enc[:, 0], own.b_enc[0] = eos / eos.norm(), -0.999 * float(eos.norm())
+    part = ReplacementPart(DeactivationPart(own, (0,), 0.0, "scale", spare_first=True), "tree")
+    assert part.substituted(host, ["a big dog", "the blue bus"]) == ["tree", "the blue bus"]
+
+
+def test_learned_words_are_heard_and_the_host_is_left_as_it_was():
+    host = tiny_image_host("sd")
+    word = placeholder(host, "text_encoder", ["a big dog"])
+    reader = host.readers["text_encoder"]
+    assert word.token not in reader.token_ids(["a big dog"])[0]
+    embedding = reader.module.get_input_embeddings()
+    base = host.encode([word.word]).embeds
+    dog = embedding.weight[reader.token_ids(["dog"])[0][1]].detach()
+    with spoken(embedding, word.token, dog):
+        torch.testing.assert_close(host.encode([word.word]).embeds[:, :2], host.encode(["dog"]).embeds[:, :2])
+    assert torch.equal(host.encode([word.word]).embeds, base)
+
+
+def test_expansion_adds_what_learned_words_rouse_and_no_retain_prompt_does():
+    host = tiny_image_host("sd")
+    sae = word_sae(host)
+    dog = concept("dog", "cat")
+    texts = [*dog.target["train"], *dog.neighbours["train"], *dog.general["train"]]
+    with torch.no_grad():  # 20 is active everywhere; 21 and 22 where a vector points along the direction that these texts use least
+        x = host.activations(texts, [POINT])[POINT][:, 1:].flatten(0, 1)
+        rare = torch.linalg.svd(x)[2][-1]
+        sae.W_enc[:, 20], sae.b_enc[20] = 0, 0.1
+        sae.W_enc[:, 21], sae.W_enc[:, 22] = rare, -rare
+        sae.b_enc[21] = sae.b_enc[22] = -1.001 * float((x @ rare).abs().max())
+    before = {n: p.clone() for n, p in host.model.named_parameters()}
+    config = {"preset": "efface", "rule": "topk_minus_union", "fpr": 0.0, "expand_steps": 2, "expand_images": 2}
+    plain, more = (erase("itd", host, dog, [sae], expand_rounds=n, **config) for n in (0, 4))
+    assert set(plain.parts[0].features) == {0} < set(more.parts[0].features)
+    assert {21, 22} & set(more.parts[0].features)
+    assert 20 not in more.parts[0].features  # active everywhere, so in retain prompts
+    assert all(torch.equal(p, before[n]) for n, p in host.model.named_parameters())
+    assert all(p.requires_grad for p in host.model.parameters())
+
+
+def test_bad_input_names_the_field():
+    host = tiny_image_host("sd")
+    sae, dog = word_sae(host), concept("dog", "cat")
+    with pytest.raises(InputError, match="neighbours"):
+        erase("itd", host, concept("dog", "cat", neighbours={}, general={}), [sae], preset="efface")
+    with pytest.raises(InputError, match=r"general.*validation"):
+        erase("itd", host, concept("dog", "cat", general={"train": ["a tree"]}), [sae], preset="efface")
+    with pytest.raises(MatchedNothing, match="wider SAE"):
+        silent = word_sae(host)
+        with torch.no_grad():
+            silent.b_enc.fill_(-1e3)
+        erase("itd", host, dog, [silent], preset="efface")
+    with pytest.raises(InputError, match="one a text encoder|one SAE a text encoder"):
+        erase("itd", host, dog, [sae, word_sae(host)])
+    with pytest.raises(InputError, match="itd works on image pipelines"):
+        from tiny import tiny_host
+
+        erase("itd", tiny_host("llama"), dog, [sae])
+    for bad in ({"value": float("nan")}, {"k_sel": 0}, {"fpr": 1.0}, {"compat": "official", "preset": "efface"}, {"search": True, "form": "clamp"}):
+        with pytest.raises(InputError):
+            erase("itd", host, dog, [sae], **bad)
+    with pytest.raises(UnknownName, match="replace"):
+        erase("itd", host, dog, [sae], form="replaced")
+    assert "itd" in {m.name for m in efface.deactivate.methods("t2i")}
