@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 _MODULES = ("Linear", "Conv1D")
 _DENOISERS = ("unet", "transformer")
-_COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae")
+_COMPONENTS = (*_DENOISERS, "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 """First parts of the names of a pipeline's parameters."""
+_GPT2 = ("h", "wte", "wpe", "ln_f")
+"""What stands behind `transformer.` in GPT-2, which is no denoiser."""
 
 
 def export_edit(edit: "Edit", out: str | Path, *, format: str = "lora") -> Path:
@@ -41,8 +43,8 @@ def export_edit(edit: "Edit", out: str | Path, *, format: str = "lora") -> Path:
     if format not in writers:
         raise UnknownName("export format", format, writers)
     edit.require_permanent()
-    parts = {name.partition(".")[0] for part in edit.weights for name in part.deltas}
-    drawing = bool(parts & {*_DENOISERS, *_COMPONENTS})
+    parts = {part for p in edit.weights for name in p.deltas if (part := _component(name))}
+    drawing = bool(parts)
     if format == "diffusers" and not drawing:
         raise InputError("export --format diffusers is for edits of pipelines; this edit is of a language model: use lora or safetensors")
     if format == "lora" and drawing:
@@ -59,6 +61,12 @@ def export_edit(edit: "Edit", out: str | Path, *, format: str = "lora") -> Path:
         writers[format](edit, work)
         write_text(work / "README.md", card(edit))
     return Path(out)
+
+
+def _component(name: str) -> str | None:
+    """The component of a pipeline that a parameter belongs to; None in a language model."""
+    part, inner, *_ = name.split(".")
+    return part if part in _COMPONENTS and not (part == "transformer" and inner in _GPT2) else None
 
 
 def _safetensors(edit: "Edit", work: Path) -> None:
