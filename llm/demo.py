@@ -73,7 +73,10 @@ QUICK = DemoConfig(
 
 
 def run_demo(
-    out: Path, config: DemoConfig | None = None, say: Callable[[str], None] = log.info, beside: "Callable[[Path], Sequence[ReportData]]" = lambda out: ()
+    out: Path,
+    config: DemoConfig | None = None,
+    say: Callable[[str], None] = log.info,
+    beside: "Callable[[Path], Sequence[ReportData]]" = lambda out: (),
 ) -> Path:
     """Runs the job into the new folder `out`; returns the report's path.
 

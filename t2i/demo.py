@@ -57,9 +57,7 @@ QUICK = StoryConfig(tokens=60_000, d_sae=512, target=10, ways=4, neighbours=16, 
 """The same job, smaller."""
 
 
-def image_story(
-    out: Path, config: StoryConfig | None = None, say: Callable[[str], None] = log.info
-) -> "tuple[ReportData | None, str]":
+def image_story(out: Path, config: StoryConfig | None = None, say: Callable[[str], None] = log.info) -> "tuple[ReportData | None, str]":
     """Runs the story into the new folder `out`.
 
     Args:
@@ -105,7 +103,9 @@ def image_story(
     notes = (made, admitted, f"The pictures took {time.perf_counter() - started:.0f} s.")
     write_evaluation(out / "evaluation", found, notes=notes)
     step(f"pictures: {out / 'evaluation' / 'report.html'}")
-    return report(found, title=f"Pictures: {concept.name} taken out of {host.name}", notes=notes), f"pictures of {host.name}: {out / 'evaluation'}"
+    return report(
+        found, title=f"Pictures: {concept.name} taken out of {host.name}", notes=notes
+    ), f"pictures of {host.name}: {out / 'evaluation'}"
 
 
 def _suite(config: StoryConfig) -> "ImageSuiteConfig":

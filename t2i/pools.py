@@ -30,7 +30,9 @@ def with_general(concept: "Concept") -> "Concept":
     for split, lines in _pool().items():
         kept = {t: says for t, says in lines.items() if t.casefold() not in own and not names.search(t.casefold())}
         if not kept:
-            raise MatchedNothing(f"concept {concept.name!r}: nothing of the packaged pool is left in {split}; write `general` into its file")
+            raise MatchedNothing(
+                f"concept {concept.name!r}: nothing of the packaged pool is left in {split}; write `general` into its file"
+            )
         found[split] = tuple(kept)
         labels.update(kept)
     return replace(concept, general=found, labels=labels)

@@ -23,5 +23,10 @@ def redrawn(columns: Float[Tensor, "d r"], gen: torch.Generator) -> Float[Tensor
 def control_edit(parts: "Sequence[Part]", name: str, seed: int, gate: "AnyGate | None" = None) -> Edit:
     """The draw of a control as an edit, behind the gate of the edit that it stands for."""
     return Edit(
-        parts=parts, eraser="control", config={"control": name, "seed": seed}, evidence={"control": name}, seeds={"control": seed}, gate=gate
+        parts=parts,
+        eraser="control",
+        config={"control": name, "seed": seed},
+        evidence={"control": name},
+        seeds={"control": seed},
+        gate=gate,
     )

@@ -79,7 +79,9 @@ class RandomFeatures:
             alive = scan(host.reader([point]), texts, {point: layer.sae})[point].fired.nonzero()[:, 0].tolist()
             self.pools.append([f for f in alive if f not in used])
             if len(self.pools[-1]) < len(layer.features):
-                raise MatchedNothing(f"the SAE at {point} has {len(self.pools[-1])} other features that fire, {len(layer.features)} are needed")
+                raise MatchedNothing(
+                    f"the SAE at {point} has {len(self.pools[-1])} other features that fire, {len(layer.features)} are needed"
+                )
 
     def draw(self, seed: int) -> Edit:
         """One control edit."""

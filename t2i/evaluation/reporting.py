@@ -62,7 +62,9 @@ def uncounted(result: Result) -> tuple[str, ...]:
     lost = [f"«{p}» ({f['drawn by the base']:.0%})" for found in ways.values() for p, f in found.items() if not f["counts"]]
     n = sum(map(len, ways.values()))
     share = result.card.extra.get("least_drawn", 0.8)
-    return (f"{len(lost)} of {n} other ways to ask do not count, the base draws them in less than {share:.0%}: {', '.join(lost)}.",) * bool(lost)
+    return (f"{len(lost)} of {n} other ways to ask do not count, the base draws them in less than {share:.0%}: {', '.join(lost)}.",) * bool(
+        lost
+    )
 
 
 def summary(result: Result, edited: str | None) -> str:

@@ -15,7 +15,7 @@ from ...deactivate.evaluation import Row, Value
 from ...deactivate.evaluation.results import Kind
 from ...deactivate.evaluation.statistics import t_interval
 from . import metrics as m
-from .drawn import Drawn, blank
+from .drawn import blank
 from .figures import figures
 from .ground import Ground, ImageHost
 from .judging import class_index

@@ -10,7 +10,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from t2i._kit import changed, draw, edit_of, layer_part, tiny_image_host, weights_part
-from t2i._pictures import SMALL, STEPS, STYLES, dog_edit, dogs, host_of, judges, patch_judges, ungated, values, word_sae, write_concept, write_pipeline
+from t2i._pictures import (
+    SMALL,
+    STEPS,
+    STYLES,
+    dog_edit,
+    dogs,
+    host_of,
+    judges,
+    patch_judges,
+    ungated,
+    values,
+    word_sae,
+    write_concept,
+    write_pipeline,
+)
 
 from efface.base.errors import InputError
 from efface.base.files import digest
@@ -210,7 +224,9 @@ def test_a_gate_alone_and_before_an_edit(places: Path, tmp_path: Path, efface, m
     assert code == 2
     assert "decides per prompt" in err
     assert not (tmp_path / "token").exists()
-    row = registry.Method("ungated", "t2i", ("hook",), "t2i._pictures:UngatedConfig", "t2i._pictures:ungated", "A test (2026)", ("sae",), True)
+    row = registry.Method(
+        "ungated", "t2i", ("hook",), "t2i._pictures:UngatedConfig", "t2i._pictures:ungated", "A test (2026)", ("sae",), True
+    )
     monkeypatch.setitem(registry._TABLE, "ungated", row)
     assert ungated(host, [dogs()], None, row.load_config()(), [word_sae(host)]).gate is None
     erase = ["ungated", "--model", places / "sd", "--concept", places / "dog.json", "--sae", places / "sae", "--device", "cpu"]

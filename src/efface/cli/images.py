@@ -46,7 +46,5 @@ def _host(model: str, dtype: str, device: str, steps: int | None, guidance: floa
     from ..t2i.models import load_pipeline
 
     host = load_pipeline(model, dtype=dtype, device=o.resolve_device(device))
-    host.steps, host.guidance = checked(
-        host.steps if steps is None else steps, host.guidance if guidance is None else guidance
-    )
+    host.steps, host.guidance = checked(host.steps if steps is None else steps, host.guidance if guidance is None else guidance)
     return host
