@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ...base.errors import InputError
-from .judging import Judge, class_index, load_judges, verdicts
+from ...base.errors import InputError, UnknownName
+from .judging import FAMILIES, Judge, class_index, load_judges, verdicts
 from .metrics import NOT_ASKED, Judgements
 from .prompts import Ask
 
@@ -31,6 +31,8 @@ def load_copies(name: str = "icons", heads: Sequence[str] = ("object", "style", 
     """
     family, _, rest = name.partition("/")
     head, _, copy = rest.partition("/")
+    if family not in FAMILIES:
+        raise UnknownName("judge", name, FAMILIES, f"There is {', '.join(FAMILIES)}")
     wanted = asked.split("/")[1] if "/" in asked else ""
     if head and wanted and head != wanted:
         load_judges(name)  # a head that does not exist is told as that
