@@ -35,7 +35,6 @@ def load_copies(name: str = "icons", heads: Sequence[str] = ("object", "style", 
         raise UnknownName("judge", name, FAMILIES, f"There is {', '.join(FAMILIES)}")
     wanted = asked.split("/")[1] if "/" in asked else ""
     if head and wanted and head != wanted:
-        load_judges(name)  # a head that does not exist is told as that
         raise InputError(f"judge {name}: the concept is judged by its {wanted} (judge: {asked}); use {family}/{wanted}")
     by_head = {h: load_judges("/".join(x for x in (family, h, copy) if x)) for h in heads}
     return [dict(zip(heads, judges, strict=True)) for judges in zip(*by_head.values(), strict=True)]

@@ -18,8 +18,12 @@ def demo(
     model: Annotated[str, typer.Option("--model", "-m", help="An alias, a local folder or a hub id.")] = "smollm2",
     concept: Annotated[str, typer.Option("--concept", "-c", help="A packaged concept or a concept file.")] = "baseball",
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Also take a dog out of the image miniature, where its weights are packaged.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Also take a dog out of the image miniature, where its weights are packaged; unset: unless --quick is given.",
+        ),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Trains SAEs, finds a concept's features, edits them out of the weights, measures with controls, writes report.html."""
@@ -30,11 +34,12 @@ def demo(
     def say(text: str) -> None:
         typer.echo(text, err=True)
 
-    told = "not asked for"
+    told = "No pictures: " + ("--quick leaves them out, --pictures brings them." if pictures is None else "--no-pictures.")
 
     def beside(folder: Path) -> "Sequence[ReportData]":
         nonlocal told
-        if not pictures:
+        if not (pictures or (pictures is None and not quick)):
+            say(told)
             return ()
         page, told = picture_page(folder, quick, say)
         say(told)
