@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from t2i._pictures import ARTICLES, STYLES, THINGS, host_of, judges, patch_judges, write_concept, write_pipeline
+from t2i._pictures import ARTICLES, STYLES, THINGS, host_of, judges, patch_judges, word_sae, write_concept, write_pipeline
 
 from efface.base.errors import InputError
 from efface.cli.demo import picture_page
@@ -26,14 +26,13 @@ def test_without_weights_there_is_one_sentence_and_no_folder(tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_the_story_on_a_tiny_pipeline(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_pipeline(tmp_path / "sd")
-    config = replace(CONFIG, model=str(folder), concept=str(write_concept(tmp_path)))
-    host = host_of(folder)
+def test_the_story_with_a_packaged_sae(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = host_of(write_pipeline(tmp_path / "sd"))
+    config = replace(CONFIG, model="icons-xs", concept=str(write_concept(tmp_path)))
+    word_sae(host).save(tmp_path / "planted")
     patch_judges(monkeypatch, judges(host, ("test",), demo._suite(config)))
     monkeypatch.setattr("efface.t2i.models.load_pipeline", lambda model: host)
-    words = [f"{a} {s} {t}".replace("  ", " ") for a in ARTICLES.values() for s in ("", *STYLES) for t in (*THINGS, "puppy")]
-    monkeypatch.setattr(demo, "prompts", lambda: words)
+    monkeypatch.setattr(demo, "packaged_saes", lambda alias: [tmp_path / "planted"])
     said: list[str] = []
     page, told = demo.image_story(tmp_path / "story", config, said.append)
     assert page is not None
@@ -42,9 +41,10 @@ def test_the_story_on_a_tiny_pipeline(tmp_path: Path, cache: Path, monkeypatch: 
     rows = {r.name: r for r in page.result.rows}
     assert {"base", "itd", "blank output", "string filter", "random directions"} <= set(rows)
     assert page.result.card.split == "test"
-    assert rows["itd"].metrics["UA"].mean > rows["base"].metrics["UA"].mean == 0
+    assert (rows["base"].metrics["UA"].mean, rows["itd"].metrics["UA"].mean, rows["itd"].metrics["kept"].mean) == (0, 1, 1)
     assert [i.about for i in page.images] == ["target", "ways", "neighbours", "general"]
-    assert any("was trained here on 3,000 vectors" in n for n in page.notes)
+    assert any("packaged one at planted" in n for n in page.notes)
+    assert any("No table of admitted cells" in n for n in page.notes)
     assert (tmp_path / "story" / "evaluation" / "report.html").is_file()
     both = render(replace(page, title="Words", also=(page,)))
     assert both.count("<h1>") == 2
@@ -52,3 +52,23 @@ def test_the_story_on_a_tiny_pipeline(tmp_path: Path, cache: Path, monkeypatch: 
     assert f"<h1>Pictures: dog taken out of {host.name}</h1>" in both
     with pytest.raises(InputError, match="exists already"):
         demo.image_story(tmp_path / "story", config)
+
+
+def test_without_a_packaged_sae_one_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = host_of(write_pipeline(tmp_path / "sd"))
+    words = [f"{a} {s} {t}".replace("  ", " ") for a in ARTICLES.values() for s in ("", *STYLES) for t in (*THINGS, "puppy")]
+    monkeypatch.setattr(demo, "prompts", lambda: words)
+    sae, told = demo._sae(host, str(tmp_path / "sd"), tmp_path / "out", CONFIG, lambda text: None)
+    assert sae.card["hook_point"] == "text_encoder.layers.2.resid_post"
+    assert (sae.cfg.d_sae, sae.cfg.k) == (CONFIG.d_sae, CONFIG.k)
+    assert sae.card["metrics"]["fvu"] < 1
+    assert "trained here on 3,000 vectors" in told
+    host.check_sae(sae)
+    assert not list((tmp_path / "sd").rglob("cfg.json"))
+
+
+def test_the_prompts_are_those_of_train_alone() -> None:
+    found = demo.prompts()
+    assert len(found) == len(set(found)) > 5000
+    assert {"an icon of dog", "an icon of pooch", "an icon of the flag of France"} <= set(found)
+    assert not {"dog icon", "a picture of dog", "an icon of man's best friend"} & set(found)

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from t2i._kit import dog_gate, edit_of, layer_part, projection, sae_at, weights_part
-from t2i._pictures import CONFIG, HARD, dog_edit, dogs, host_of, judges, write_pipeline
+from t2i._pictures import CONFIG, HARD, KnowingJudge, dog_edit, dogs, host_of, judges, write_pipeline
 
 from efface.base.errors import InputError
 from efface.deactivate.edit import Edit
 from efface.deactivate.layer import DeactivationPart
 from efface.deactivate.parts import Dense, WeightsPart
 from efface.t2i.evaluation.controls import RandomDirections, RandomFeatures, random_controls
-from efface.t2i.evaluation.suite import Evaluation, evaluate
+from efface.t2i.evaluation.ground import ground
+from efface.t2i.evaluation.reuse import base_pictures
+from efface.t2i.evaluation.suite import evaluate
 from efface.t2i.host import ImageHost
 
 LAST = "unet.up_blocks.1.attentions.1.out"
@@ -49,6 +51,11 @@ class Unmoved(Unaware):
         return (lambda texts: torch.zeros(len(texts), dtype=torch.bool)) if name == "moved" else getattr(self._host, name)
 
 
+def blind_copies() -> list:
+    """Judges that know nothing: none is asked."""
+    return [{h: KnowingJudge(h, "A") for h in ("object", "style", "flag", "mark")}]
+
+
 def edits(host: ImageHost) -> dict[str, Edit]:
     return {
         "gated": dog_edit(host),
@@ -63,24 +70,35 @@ def edits(host: ImageHost) -> dict[str, Edit]:
 @pytest.mark.parametrize("kind", ["gated", "ungated hook", "gated denoiser", "gated denoiser hook", "weights", "replaced words"])
 def test_pictures_that_are_not_drawn_again_are_the_same_to_the_bit(folder: Path, kind: str) -> None:
     host = host_of(folder)
-    known, edit = judges(host), edits(host)[kind]
-    config = replace(CONFIG, reuse=False)
+    shared = ground(dogs(), "validation", CONFIG, blind_copies(), None)
+    base, n = shared.draw(host, "base", shared.whole)
+    with edits(host)[kind].applied(host):
+        spared, drawn = shared.draw(host, kind, shared.whole, base)
+        whole, all_of = shared.draw(Unaware(host), kind, shared.whole, base)
+        blind, none = shared.draw(Unmoved(host), kind, shared.whole, base)
+        half, few = shared.draw(host, kind, shared.under(1), base)
+    assert torch.equal(spared, whole)
+    assert torch.equal(half, whole[shared.under(1)])
+    assert not torch.equal(whole, base)
+    assert torch.equal(blind, base)
+    assert (all_of, none) == (n, 0)
+    assert (drawn, few) == (n, n // 2) if kind in ("ungated hook", "weights") else 0 < few < drawn < n
+    assert torch.equal(shared.draw(host, "base", shared.whole)[0], base)
 
-    def run(host: object) -> Evaluation:
-        return evaluate(host, [edit], dogs(), "validation", config, copies=known)
 
-    spared, whole, blind = run(host), run(Unaware(host)), run(Unmoved(host))
-    n = len(spared.pictures.asks)
-    for row, images in whole.pictures.by_row.items():
-        assert torch.equal(spared.pictures.by_row[row], images), row
+def test_an_evaluation_is_the_same_with_and_without(folder: Path) -> None:
+    host = host_of(folder)
+    known, edit = judges(host), dog_edit(host)
+    spared, whole = (evaluate(h, [edit], dogs(), config=replace(CONFIG, reuse=False), copies=known) for h in (host, Unaware(host)))
     assert spared.result.rows == whole.result.rows
-    drawn, all_of = spared.result.extra["drawn"], whole.result.extra["drawn"]
-    assert all_of[edit.eraser] == all_of["base"] == n
-    everywhere = kind in ("ungated hook", "weights")
-    assert drawn[edit.eraser] == n if everywhere else 0 < drawn[edit.eraser] < n
-    changed = spared.result.extra["changed"][edit.eraser]
-    assert 0 < changed["pictures"] <= drawn[edit.eraser]
-    assert not torch.equal(blind.pictures.by_row[edit.eraser], whole.pictures.by_row[edit.eraser])
+    assert all(torch.equal(spared.pictures.by_row[row], images) for row, images in whole.pictures.by_row.items())
+    n, (few, many) = len(spared.pictures.asks), (x.result.extra["drawn"] for x in (spared, whole))
+    assert many["itd"] == many["base"] == many["random features"] == n
+    assert 0 < few["itd"] < n
+    assert few["random features"] == 0  # behind the same gate, and silent where it opens
+    changed = spared.result.extra["changed"]
+    assert 0 < changed["itd"]["pictures"] <= few["itd"]
+    assert changed["random features"] == {"pictures": 0, "of": n}
 
 
 def test_moved_prompts(folder: Path) -> None:
@@ -102,32 +120,32 @@ def test_the_bases_pictures_are_kept_and_only_where_all_is_alike(folder: Path, c
     host = host_of(folder)
     known, edit = judges(host), dog_edit(host)
 
-    def run(host: ImageHost, **more: object) -> Evaluation:
-        return evaluate(host, [edit], dogs(), "validation", replace(CONFIG, **more), copies=known)
-
-    first, again = run(host), run(host)
+    first, again = (evaluate(host, [edit], dogs(), config=replace(CONFIG, controls=()), copies=known) for _ in range(2))
     n = len(first.pictures.asks)
     assert (first.result.extra["drawn"]["base"], again.result.extra["drawn"]["base"]) == (n, 0)
     assert first.result.rows == again.result.rows
     assert first.result.card.digest == again.result.card.digest
     assert all(torch.equal(a, again.pictures.by_row[r]) for r, a in first.pictures.by_row.items())
-    assert run(host_of(folder, steps=3)).result.extra["drawn"]["base"] == n
-    assert run(host, batch=4).result.extra["drawn"]["base"] == n
-    assert run(host, reuse=False).result.extra["drawn"]["base"] == n
+
+    def drawn(host: ImageHost, **more: object) -> int:
+        return base_pictures(host, ground(dogs(), "validation", replace(CONFIG, **more), known, None))[1]
+
+    assert drawn(host) == 0
+    assert drawn(host_of(folder, steps=3)) == n
+    assert drawn(host, batch=4) == n
+    assert drawn(host, reuse=False) == n
     with edit.applied(host):  # a base that is none: its digest does not show the hook
-        other = evaluate(host, [], dogs(), "validation", CONFIG, copies=known)
-    assert other.result.extra["drawn"]["base"] == n
-    assert not torch.equal(other.pictures.by_row["base"], first.pictures.by_row["base"])
+        assert drawn(host) == n
     for kept in (cache / "pictures").glob("*/pictures.safetensors"):
         kept.write_bytes(kept.read_bytes()[:-9])
-    assert run(host).result.extra["drawn"]["base"] == n  # a damaged one is drawn again
-    assert run(host).result.extra["drawn"]["base"] == 0
+    assert drawn(host) == n  # a damaged one is drawn again
+    assert drawn(host) == 0
 
 
 def test_ways_to_ask_that_the_base_does_not_draw_do_not_count(folder: Path) -> None:
     host = host_of(folder)
     known, edit = judges(host, ("test",)), dog_edit(host)
-    found = evaluate(host, [edit], dogs(), "test", CONFIG, copies=known).result
+    found = evaluate(host, [edit], dogs(), "test", replace(CONFIG, controls=()), copies=known).result
     ways = found.extra["ways"]
     assert ways["seen"] == {"puppy": {"drawn by the base": 1.0, "n": 10, "counts": True}}
     assert ways["held_out"][HARD] == {"drawn by the base": 0.0, "n": 10, "counts": False}
@@ -136,8 +154,6 @@ def test_ways_to_ask_that_the_base_does_not_draw_do_not_count(folder: Path) -> N
     assert row["UA_seen"].mean == 0  # «puppy» is not the planted word
     assert row["UA"].mean == 1
     assert any("UA_held_out" in a for a in found.extra["absent"])
-    strict = evaluate(host, [edit], dogs(), "test", replace(CONFIG, least_drawn=1e-9), copies=known).result
-    assert "UA_held_out" not in strict.row("itd").metrics  # drawn in none of its pictures
 
 
 def test_random_controls_of_features(folder: Path) -> None:
