@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .ledger import apply_edits, undo_edits
     from .parts import Dense, LowRank, Part, ProjectionPart, WeightsPart
     from .registry import Method, method, methods, register
+    from .stepwise import StepFeatures, StepwisePart
 
 __version__ = _version
 _HOMES = {
@@ -32,6 +33,8 @@ _HOMES = {
     "Part": "parts",
     "ProjectionPart": "parts",
     "Question": "concept",
+    "StepFeatures": "stepwise",
+    "StepwisePart": "stepwise",
     "WeightsPart": "parts",
     "apply_edits": "ledger",
     "calibrate": "gate",
@@ -57,6 +60,8 @@ __all__ = [
     "Part",
     "ProjectionPart",
     "Question",
+    "StepFeatures",
+    "StepwisePart",
     "WeightsPart",
     "apply_edits",
     "calibrate",

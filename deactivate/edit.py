@@ -76,6 +76,12 @@ class Edit:
         return digest({**content, "gate": self.gate.digest if self.gate else None})
 
     @property
+    def everywhere(self) -> bool:
+        """Whether it acts on negative and empty prompts too: its parts that act on activations all were made to. A gate rules it out."""
+        acting = [p for p in self.parts if not isinstance(p, WeightsPart)]
+        return self.gate is None and bool(acting) and all(p.everywhere for p in acting)
+
+    @property
     def concept_names(self) -> list[str]:
         """Names of what it takes out."""
         return [_concept_row(c)["name"] for c in self.concepts]
@@ -114,7 +120,7 @@ class Edit:
         Args:
             host: Where it lies.
             force: Put it on another base than it was made for.
-            everywhere: Image hosts: let an ungated edit act on negative and empty prompts too.
+            everywhere: Image hosts: let an ungated edit act on negative and empty prompts too, as one does whose parts were made to.
 
         Yields:
             Hook point -> calls so far, for parts that act on activations.

@@ -98,12 +98,13 @@ def load_edit(folder: Path) -> Edit:
     return edit
 
 
-def part_classes() -> dict[str, type[Part]]:
-    """Kind -> class of the parts that can be loaded."""
+def part_classes() -> dict[tuple[str, str], type[Part]]:
+    """(kind, form) -> class of the parts that can be loaded."""
     from .layer import DeactivationPart
     from .replacement import ReplacementPart
+    from .stepwise import StepwisePart
 
-    return {c.kind: c for c in (WeightsPart, ProjectionPart, DeactivationPart, ReplacementPart)}
+    return {(c.kind, c.form): c for c in (WeightsPart, ProjectionPart, DeactivationPart, ReplacementPart, StepwisePart)}
 
 
 def load_part(entry: Mapping[str, Any], folder: Path) -> Part:
@@ -112,15 +113,16 @@ def load_part(entry: Mapping[str, Any], folder: Path) -> Part:
     Raises:
         ArtefactError: Unknown kind, or tensors that are not those of the manifest.
     """
-    known = part_classes()
-    if entry["kind"] not in known:
-        raise ArtefactError(f"{folder}: unknown kind of part {entry['kind']!r}; this version reads {', '.join(known)}")
+    known, kind = part_classes(), (entry["kind"], entry["settings"].get("form", ""))
+    if kind not in known:
+        found = " ".join(map(str, kind)).strip()
+        raise ArtefactError(f"{folder}: unknown kind of part {found!r}; this version reads {', '.join(' '.join(k).strip() for k in known)}")
     tensors = load_tensors(folder / "tensors.safetensors")
     found = {n: tensor_digest(n, t) for n, t in tensors.items()}
     if found != entry["tensors"]:
         odd = sorted(n for n in {*found, *entry["tensors"]} if found.get(n) != entry["tensors"].get(n))
         raise ArtefactError(f"{folder}: tensors differ from the manifest: {', '.join(odd)}")
-    part = known[entry["kind"]].build(entry["settings"], tensors, folder)
+    part = known[kind].build(entry["settings"], tensors, folder)
     if isinstance(part, WeightsPart):
         base = {n: BaseTensor(**{**b, "shape": tuple(b["shape"])}) for n, b in entry["base"].items()}
         return replace(part, base=base, portability=entry["portability"])

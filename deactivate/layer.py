@@ -24,7 +24,7 @@ class DeactivationPart(Part):
     """Where a chosen feature fires: x' = x + Σ_f (a'_f − a_f) d_f, a'_f = value (`clamp`) or value · a_f (`scale`).
 
     The SAE's reconstruction error is kept, and a vector in which none of the features fires passes unchanged, to the bit.
-    Without `keep_error`, x' = decode(a') at every position. Interpret-then-deactivate (arXiv:2503.09446) is `scale` without the
+    Without `keep_error`, x' = decode(a') at every position, but the first where the SAE was not trained on it. Interpret-then-deactivate (arXiv:2503.09446) is `scale` without the
     error, its first position reconstructed but not edited.
 
     Raises:
@@ -50,11 +50,7 @@ class DeactivationPart(Part):
             raise MatchedNothing("deactivation layer: no features given")
         if self.mode not in ("clamp", "scale"):
             raise UnknownName("mode of a deactivation layer", self.mode, ("clamp", "scale"))
-        d_sae, out = self.sae.cfg.d_sae, self.sae.card.get("hook_point_out")
-        if len(set(self.features)) != len(self.features) or not all(0 <= f < d_sae for f in self.features):
-            raise InputError(f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(self.features)}")
-        if out and out != self.sae.card.get("hook_point"):
-            raise InputError("deactivation layer: a transcoder does not reconstruct what it reads; give an SAE")
+        check_features(self.sae, self.features)
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", sae_digest(self.sae))
 
@@ -97,9 +93,7 @@ class DeactivationPart(Part):
 
     def bound(self, host: "Host") -> "DeactivationPart":
         """Itself; raises where hook point or width do not fit."""
-        d = host.resolve(self.hook_point).d
-        if d != self.sae.cfg.d_in:
-            raise InputError(f"deactivation layer at {self.hook_point}: the SAE's width is {self.sae.cfg.d_in}, the host's {d}")
+        check_width(self.sae, host)
         return self
 
     def rewrites(self) -> list[tuple[str, Rewrite]]:
@@ -110,7 +104,10 @@ class DeactivationPart(Part):
         """`x` with the features clamped, in the dtype of `x`."""
         change, fires = self.change(x)
         if not self.keep_error:
-            return (self.reconstruction(x) + change).to(x.dtype)
+            whole = reconstruction(self.sae, x)
+            if x.ndim >= 3 and self.sae.card.get("token_policy", {}).get("first_token") == "dropped":
+                whole = torch.where((torch.arange(x.shape[-2], device=x.device) == 0)[:, None], x.to(whole.dtype), whole)
+            return (whole + change).to(x.dtype)
         return torch.where(fires[..., None], (x.to(change.dtype) + change).to(x.dtype), x)
 
     def change(self, x: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n d"], Bool[Tensor, "*n"]]:
@@ -142,9 +139,31 @@ class DeactivationPart(Part):
 
     def reconstruction(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """What the SAE makes of `x`, in float32 or better."""
-        weight = self.sae.W_dec
-        out = self.sae(x.reshape(-1, x.shape[-1]).to(weight.device, weight.dtype))
-        return out.to(x.device, torch.promote_types(x.dtype, torch.float32)).reshape(x.shape)
+        return reconstruction(self.sae, x)
+
+
+def check_features(sae: "SAE", features: Sequence[int]) -> None:
+    """Raises unless they are different features of an SAE that reconstructs what it reads."""
+    d_sae, out = sae.cfg.d_sae, sae.card.get("hook_point_out")
+    if len(set(features)) != len(features) or not all(0 <= f < d_sae for f in features):
+        raise InputError(f"deactivation layer: features must be different and lie in [0, {d_sae}); found {list(features)}")
+    if out and out != sae.card.get("hook_point"):
+        raise InputError("deactivation layer: a transcoder does not reconstruct what it reads; give an SAE")
+
+
+def check_width(sae: "SAE", host: "Host") -> None:
+    """Raises where the SAE's hook point is not there, or of another width."""
+    point = sae_hook_point(sae)
+    d = host.resolve(point).d
+    if d != sae.cfg.d_in:
+        raise InputError(f"deactivation layer at {point}: the SAE's width is {sae.cfg.d_in}, the host's {d}")
+
+
+def reconstruction(sae: "SAE", x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """What the SAE makes of `x`, in float32 or better."""
+    weight = sae.W_dec
+    out = sae(x.reshape(-1, x.shape[-1]).to(weight.device, weight.dtype))
+    return out.to(x.device, torch.promote_types(x.dtype, torch.float32)).reshape(x.shape)
 
 
 def feature_acts(sae: "SAE", x: Float[Tensor, "n d"], features: tuple[int, ...]) -> Float[Tensor, "n f"]:

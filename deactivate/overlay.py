@@ -90,7 +90,7 @@ class Overlay:
             self._params[name] = parameter(host.model, name)
             self.base[name] = self._params[name].detach().clone()
             self._mark(name)
-        self.entries[edit.digest] = entry = Entry(edit, forced, everywhere=everywhere)
+        self.entries[edit.digest] = entry = Entry(edit, forced, everywhere=everywhere or edit.everywhere)
         self._states.clear()
         try:
             self.use(host, self.plain)
@@ -132,7 +132,7 @@ class Overlay:
             param.copy_(state.get(name, self.base[name]))
             self._mark(name)
         for entry in (self.entries[d] for d in wanted):
-            for point, fn in (r for p in entry.edit.parts for r in p.rewrites()):
+            for point, fn in (r for p in entry.edit.parts for r in p.rewrites_on(host)):
                 self._hooks.enter_context(host.replaced(point, partial(_counted, entry.fired, point, fn)))
         self.current = wanted
 

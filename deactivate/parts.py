@@ -94,8 +94,12 @@ class Part(ABC):
     """One part of an edit."""
 
     kind: ClassVar[str]
+    form: ClassVar[str] = ""
+    """Which of the classes of its kind it is, where there are several; stands in `settings`, too."""
     permanent: ClassVar[bool] = False
     """Whether it can be folded into the weights."""
+    everywhere: bool = False
+    """Whether it was made to act on negative and empty prompts too; see `Edit.everywhere`."""
     portability: Portability
 
     @abstractmethod
@@ -124,6 +128,10 @@ class Part(ABC):
     def rewrites(self) -> list[tuple[str, Rewrite]]:
         """(hook point, function of `[b t d]`) for parts that act on activations."""
         return []
+
+    def rewrites_on(self, host: "Host") -> list[tuple[str, Rewrite]]:
+        """`rewrites` for a part that asks the host about the call under way."""
+        return self.rewrites()
 
     def save(self, folder: Path) -> None:
         """Writes its tensors into a new folder."""

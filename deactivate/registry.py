@@ -129,3 +129,13 @@ register(
     needs=["sae"],
     several_concepts=True,
 )
+register(
+    name="saeuron",
+    domain="t2i",
+    parts=["hook"],
+    config="efface.t2i.methods.saeuron.config:SAeUronConfig",
+    fit="efface.t2i.methods.saeuron.fit:fit",
+    paper="SAeUron: Interpretable Concept Unlearning in Diffusion Models with Sparse Autoencoders (Cywiński & Deja, ICML 2025)",
+    needs=["sae"],
+    several_concepts=True,
+)

@@ -48,6 +48,20 @@ def is_pipeline(model: str) -> bool:
     return _on_hub(model)
 
 
+def embedded_prompts(model: str) -> list[str]:
+    """The packaged prompts of a pipeline: those of the miniature, for its aliases and for folders that `efface icons train` wrote.
+
+    Raises:
+        InputError: Any other pipeline has none.
+    """
+    manifest = Path(model).expanduser() / MANIFEST
+    if model not in ALIASES and not (manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("alias") in ALIASES):
+        raise InputError("--corpus embedded: there are packaged prompts for the miniature alone; name a file with one prompt a line")
+    from .icons.prompts import training_prompts
+
+    return training_prompts()
+
+
 def _on_hub(repository: str) -> bool:
     from huggingface_hub import constants, file_exists, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled

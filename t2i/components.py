@@ -3,7 +3,7 @@
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 _PARTS: "WeakKeyDictionary[Any, Parts]" = WeakKeyDictionary()
 
@@ -13,6 +13,8 @@ class Parts(nn.ModuleDict):
 
     name_or_path: str = ""
     """The folder it came from."""
+    timestep: Tensor | None = None
+    """See `ImageHost.timestep`."""
 
 
 def parts_of(pipeline: Any) -> Parts:

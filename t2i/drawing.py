@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..base.errors import InputError, NumericsError
@@ -37,6 +37,11 @@ def own(pipeline: Any, steps: int | None, guidance: float | None) -> tuple[int, 
     known = inspect.signature(type(pipeline).__call__).parameters
     found = (known[n].default if given is None else given for n, given in (("num_inference_steps", steps), ("guidance_scale", guidance)))
     return checked(*found)
+
+
+def guidance_of(host: "ImageHost", guidance: float | None) -> float:
+    """The guidance scale: as asked, or the host's own."""
+    return host.guidance if guidance is None else float(guidance)
 
 
 def checked(steps: int, guidance: float) -> tuple[int, float]:
@@ -81,13 +86,26 @@ def generate(
     drawn = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
-        drawn.append(_batch(host, prompts[part], seeds[part], negatives[part], guidance, options))
+        images = denoise(host, prompts[part], seeds[part], negatives[part], guidance, options)
+        drawn.append((images.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
     return torch.cat(drawn)
 
 
-def _batch(
-    host: "ImageHost", prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str], guidance: float, options: dict[str, Any]
-) -> UInt8[Tensor, "b 3 h w"]:
+@torch.no_grad()
+def denoise(
+    host: "ImageHost",
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    negatives: Sequence[str],
+    guidance: float,
+    options: dict[str, Any],
+    output: str = "pt",
+) -> Float[Tensor, "b *shape"]:
+    """One call of the pipeline: pictures in [0, 1] (`pt`), or what the denoiser leaves (`latent`).
+
+    Raises:
+        NumericsError: NaN or infinity in them.
+    """
     states = host.encode(prompts)
     guided = host.family.negative and guidance > 1 and getattr(host.denoiser.config, "time_cond_proj_dim", None) is None
     away = host.encode(negatives, negative=True) if guided else None
@@ -95,11 +113,11 @@ def _batch(
     generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
     with host.rows(rows), _unchecked(host.pipeline):
         images = host.pipeline(
-            **host.family.call(states, away), guidance_scale=guidance, generator=generators, output_type="pt", **options
+            **host.family.call(states, away), guidance_scale=guidance, generator=generators, output_type=output, **options
         ).images
     if not torch.isfinite(images).all():
         raise NumericsError("generation: the pictures are not finite numbers")
-    return (images.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return images
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from ..base.errors import HookPointNotFound, InputError, MatchedNothing
-from ..deactivate.layer import sae_hook_point
 from ..llm.hooks import Fired, HookSite, Rewrite, rewritten
 from ..llm.parameters import parameter_digest
 from ..llm.tokens import TokenRoles, token_roles
@@ -19,6 +18,7 @@ from . import drawing as _drawing
 from . import noise as _noise
 from . import parameters as _parameters
 from . import routing as _routing
+from . import saes as _saes
 from .adapters import family_of
 from .components import parts_of
 from .parameters import ROLES
@@ -90,6 +90,11 @@ class ImageHost:
         return {part: TextReader(self, part) for part in self.family.encoders if part in self.model}
 
     @property
+    def timestep(self) -> Float[Tensor, " b"] | None:
+        """Time of the denoiser's call under way on the scheduler's scale, one or one a row; known inside `clock.clock` and under edits."""
+        return self.model.timestep
+
+    @property
     def digest(self) -> str:
         """sha256 over the sorted parameters of all parts. A text encoder's own is `reader(…).digest`."""
         state = tuple((n, p.data_ptr(), p._version) for n, p in self.model.named_parameters())
@@ -138,7 +143,8 @@ class ImageHost:
             raise InputError(f"hook points of one text encoder at a time, which has its own tokens; found those of {', '.join(found)}")
         if found[0] not in self.readers:
             raise InputError(
-                f"{hook_points[0]} lies in the {found[0]}, which reads more than prompts; name a hook point of {', '.join(self.readers)}"
+                f"{hook_points[0]} lies in the {found[0]}, which reads more than prompts (denoising.DenoiserSource draws pictures for it); "
+                f"name a hook point of {', '.join(self.readers)}"
             )
         return self.readers[found[0]]
 
@@ -280,13 +286,8 @@ class ImageHost:
         return token_roles(reader.tokenizer, prompt, subject, length=reader.fixed_length)
 
     def check_sae(self, sae: "SAE") -> None:
-        """Raises where an SAE was not trained on the text encoder that its hook point names.
-
-        Raises:
-            HookPointNotFound: There is no such hook point.
-            InputError: Another width, or another encoder by its digest.
-        """
-        self.reader([sae_hook_point(sae)]).check_sae(sae)
+        """Raises where an SAE was not trained on the text encoder or denoiser that its hook point names; see `saes.check_sae`."""
+        _saes.check_sae(self, sae)
 
     def check_edit(self, edit: "Edit") -> None:
         """Raises where an edit could not take effect on the parts that it touches."""

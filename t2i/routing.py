@@ -14,6 +14,7 @@ from ..base.errors import InputError
 from ..deactivate.ledger import overlay_of
 from ..deactivate.replacement import ReplacementPart
 from ..deactivate.routing import ROUTER, Fired, Router, rowwise, unedited
+from .clock import clock
 from .states import States
 
 if TYPE_CHECKING:
@@ -105,9 +106,10 @@ class ImageRouter(Router):
         """What each row of the denoiser's call asks for, where rows differ."""
 
     def guard(self, undo: ExitStack) -> None:
-        """Guards on all modules that a pipeline calls by itself, and the selection behind the denoiser."""
+        """Guards on all modules that a pipeline calls by itself, the time of the denoiser's calls, and the selection behind it."""
         for part in (*self.host.readers, self.host.family.denoiser):
             undo.callback(self.host.model[part].register_forward_pre_hook(partial(self._guard_part, part)).remove)
+        undo.enter_context(clock(self.host))
         undo.callback(self.host.denoiser.register_forward_hook(self._select, with_kwargs=True).remove)
         pipeline = self.host.pipeline
         own = pipeline.encode_prompt

@@ -1,23 +1,22 @@
 """One text encoder of a pipeline, read prompt by prompt at its fixed length: what SAEs are trained on and gates listen to."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..base.errors import HookPointNotFound, InputError, MatchedNothing
-from ..deactivate.layer import sae_hook_point
+from ..base.errors import HookPointNotFound, InputError, MatchedNothing, UnknownName
 from ..llm.hooks import HookSite, captured
 from ..llm.parameters import parameter_digest, weight_of
 from ..llm.tokens import pad_id
 from .adapters import encoder_of
 
 if TYPE_CHECKING:
-    from ..sae import SAE
     from .host import ImageHost
 
+Positions = Literal["own", "padded", "all"]
 POINTS = ("resid_pre", "mlp_in", "mlp_hidden", "mlp_out", "resid_post")
 """Hook points of a layer, in the order in which they are reached."""
 
@@ -28,15 +27,19 @@ class TextReader:
     Every prompt is padded to the encoder's fixed length, as the pipeline does it, so that what is read is what the
     denoiser gets. Of a prompt's tokens those count that are its own, and EOS: padding repeats EOS or means nothing, and
     BOS, which comes first and so has seen nothing, is the same vector for every prompt; but EOS is the only token of a
-    causal encoder that has read the whole prompt, and its state is the pooled vector.
+    causal encoder that has read the whole prompt, and its state is the pooled vector. The denoiser reads padding too,
+    which in a causal encoder has seen the prompt: SAEs are trained on it (`covering`), gates and evidence leave it out.
 
     Args:
         host: The host it belongs to.
         part: The component's name, `text_encoder` and so on.
+        positions: What counts: `own` tokens and EOS, `padded` also the padding, `all` also BOS.
     """
 
-    def __init__(self, host: "ImageHost", part: str) -> None:
-        self.host, self.part = host, part
+    def __init__(self, host: "ImageHost", part: str, positions: str = "own") -> None:
+        if positions not in get_args(Positions):
+            raise UnknownName("positions", positions, get_args(Positions))
+        self.host, self.part, self.positions = host, part, positions
         self.module: Any = host.model[part]
         self.tokenizer: Any = getattr(host.pipeline, part.replace("text_encoder", "tokenizer"))
         self.family = encoder_of(self.module)
@@ -75,8 +78,8 @@ class TextReader:
             "unit": "prompt",
             "padded_to": self.fixed_length,
             "bos": has_bos,
-            "padding": "dropped",
-            "first_token": "dropped" if has_bos else "kept",
+            "padding": "dropped" if self.positions == "own" else "kept",
+            "first_token": "dropped" if has_bos and self.positions != "all" else "kept",
             "eos": "kept",
         }
 
@@ -138,28 +141,17 @@ class TextReader:
         """Ids and attention mask of prompts, as language hosts give them; `max_length` has no say, the length is fixed."""
         return self.pad(self.token_ids(texts))
 
-    def check_sae(self, sae: "SAE") -> None:
-        """Raises where an SAE was not trained on this encoder.
-
-        Raises:
-            InputError: Another width, or another encoder by its digest.
-        """
-        point = sae_hook_point(sae)
-        d = self.resolve(point).d
-        if d != sae.cfg.d_in:
-            raise InputError(f"SAE at {point}: d_in is {sae.cfg.d_in}, but {self.name} has width {d} there")
-        trained_on = sae.card.get("model_digest")
-        if trained_on and trained_on != self.digest:
-            raise InputError(
-                f"SAE at {point} was trained on another text encoder (of {sae.card.get('model', 'unnamed')}) than that of {self.name}, "
-                "or on the same in another dtype or before an edit; train one on this host"
-            )
-
     def keep_mask(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-        """True at the prompt's own tokens and at EOS; see the class."""
+        """True at the positions that count: the prompt's own tokens and EOS, unless the reader covers more; see the class."""
+        if self.positions == "all":
+            return torch.ones_like(attention_mask, dtype=torch.bool)
         bos = self.tokenizer.bos_token_id
-        kept = attention_mask.bool()
+        kept = attention_mask.bool() if self.positions == "own" else torch.ones_like(attention_mask, dtype=torch.bool)
         return kept if bos is None else kept & (input_ids != bos)
+
+    def covering(self, positions: str) -> "TextReader":
+        """The same encoder, read at other positions."""
+        return TextReader(self.host, self.part, positions)
 
     def activations(
         self,

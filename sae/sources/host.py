@@ -22,6 +22,7 @@ GROUP = 256
 HELD_OUT_SHARE = 20
 """One document of so many is held out (chosen by its text, so copies fall on one side)."""
 Texts = str | Path | Sequence[str] | Callable[[], Iterable[str]]
+Part = Literal["all", "train", "held_out"]
 
 
 @runtime_checkable
@@ -55,11 +56,19 @@ class Harvestable(Protocol):
         ...
 
 
+class Covers(Harvestable, Protocol):
+    """A part that can be read at other positions."""
+
+    def covering(self, positions: Any) -> Harvestable:
+        """The same, read there."""
+        ...
+
+
 @runtime_checkable
 class HasReaders(Protocol):
     """A host of several parts that read texts, each with its own tokens."""
 
-    def reader(self, hook_points: Sequence[str]) -> Harvestable:
+    def reader(self, hook_points: Sequence[str]) -> "Covers":
         """The part that the hook points belong to."""
         ...
 
@@ -104,7 +113,7 @@ class HostSource:
         seed: int = 0,
         buffer: int = 2**16,
         forward_tokens: int = 4096,
-        part: Literal["all", "train", "held_out"] = "all",
+        part: Part = "all",
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         if isinstance(hook_points, str) or not hook_points or len(set(hook_points)) != len(hook_points):
@@ -172,13 +181,7 @@ class HostSource:
             self.documents, self.forwards = self.documents + len(group), 0
 
     def _documents(self) -> Iterator[str]:
-        texts = self.texts
-        stream = read_corpus(texts) if isinstance(texts, str | Path) else texts() if callable(texts) else texts
-        prompts = (line.strip() for text in stream for line in text.splitlines() if line.strip())
-        for text in stream if self.fixed_length is None else prompts:
-            held_out = zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
-            if self.part == "all" or held_out == (self.part == "held_out"):
-                yield text
+        return documents(self.texts, self.part, prompts=self.fixed_length is not None)
 
     def _plan(self, group: list[str], number: int) -> list[list[list[int]]]:
         """The group's windows, dealt to forward passes by length; the passes in random order."""
@@ -242,6 +245,16 @@ class HostSource:
         check_same("activation source", cast(Plain, values["settings"]), self._settings())
         self.epoch, self.documents, self.forwards = (int(str(values[k])) for k in ("epoch", "documents", "forwards"))
         self.buffer.restore(state.inner("buffer", {}))
+
+
+def documents(texts: Texts, part: Part, *, prompts: bool = False) -> Iterator[str]:
+    """The texts of a part, or with `prompts` their lines that are not empty; copies of a text fall on one side."""
+    stream = read_corpus(texts) if isinstance(texts, str | Path) else texts() if callable(texts) else texts
+    lines = (line.strip() for text in stream for line in text.splitlines() if line.strip())
+    for text in lines if prompts else stream:
+        held_out = zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
+        if part == "all" or held_out == (part == "held_out"):
+            yield text
 
 
 def _bos(tokenizer: Tokenizer) -> int | None:

@@ -59,6 +59,8 @@ class Family:
     """Blocks put out pictures `[b d h w]`."""
     index: int = 0
     """Which element of a block's output is the picture's, where it is a tuple."""
+    clock: float = 1.0
+    """The scheduler's time over that which the denoiser is told."""
     flow: bool = False
     """Trained by flow matching: the denoiser predicts noise minus picture."""
     negative: bool = True

@@ -58,6 +58,7 @@ FLUX = Family(
     call=_call,
     lengths={"text_encoder_2": T5_TOKENS},
     index=1,
+    clock=1000.0,
     flow=True,
     negative=False,
 )

@@ -8,10 +8,10 @@ from ...deactivate.training.config import LoopConfig
 SAMPLING = {"steps": 20, "guidance": 3.0}
 """How the miniatures are drawn unless told otherwise: what `efface icons check` admits their cells with; stands in their manifest."""
 _CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
-_WHOLE = LoopConfig(steps=300, lr=5e-4, warmup=15, schedule="cosine", checkpoint_every=100, log_every=25)
+_WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1800, lr=1e-3, warmup=150, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
-    steps=14000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=200, log_every=25
+    steps=24000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
 )
 
 
@@ -28,6 +28,10 @@ class VaeRecipe:
     whole_batch: int = 12
     """Of whole drawings in the second stage."""
     kl: float = 1e-5
+    colour: float = 2.0
+    """Weight of the error of 8 x 8 means: without it hues drift, and a flag is its hues."""
+    flags_share: float = 0.25
+    """Of a batch that is flags: of all drawings they are a twelfth."""
     crops: LoopConfig = _CROPS
     whole: LoopConfig = _WHOLE
 
@@ -60,7 +64,7 @@ class UnetRecipe:
     head: int = 4
     """What diffusers calls `attention_head_dim`."""
     groups: int = 16
-    batch: int = 64
+    batch: int = 32
     flags_share: float = 0.25
     loop: LoopConfig = _DENOISER
 
@@ -81,7 +85,10 @@ RECIPES = {
     "icons": Recipe("icons"),
     "icons-xs": Recipe(
         "icons-xs",
-        VaeRecipe((16, 24, 32, 48), latent=8, crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25)),
+        VaeRecipe((16, 24, 32, 48), latent=8,
+            crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25),
+            whole=LoopConfig(steps=400, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
+        ),
         TextRecipe(
             1000, 24, 96, 3, 4, 2, 16, 64,
             loop=LoopConfig(steps=400, lr=2e-3, warmup=40, weight_decay=0.05, schedule="cosine", checkpoint_every=100, log_every=25),

@@ -29,10 +29,18 @@ def new_vae(recipe: VaeRecipe, size: int = 64) -> Any:
     ).to(memory_format=torch.channels_last)
 
 
-def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: Path, *, resume: bool = False) -> Any:
+def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: Path, *, flags: int = 0, resume: bool = False) -> Any:
     """Trains on all drawings and normalises the latents.
 
-    Loss: mean absolute + mean squared + absolute difference of neighbouring pixels' steps + `kl` x divergence a latent.
+    Loss: mean absolute + mean squared + absolute difference of neighbouring pixels' steps + `colour` x absolute error of 8 x 8
+    means + `kl` x divergence a latent.
+
+    Args:
+        drawings: What it must draw; `recipe.flags_share` of a batch is taken from the last `flags` of them.
+        recipe: Sizes and schedule.
+        out: Checkpoints and logs.
+        flags: How many of the drawings are flags.
+        resume: Go on from the newest checkpoint.
     """
     torch.manual_seed(recipe.crops.seed)
     vae = new_vae(recipe, drawings.shape[-1])
@@ -43,13 +51,16 @@ def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: 
     ):
 
         def step(at: int, micro: int, batch: int = batch, crop: int = crop) -> tuple[Tensor, dict[str, float]]:
-            x = _crops(drawings, batch, crop)
+            n = round(recipe.flags_share * batch) if flags else 0
+            x = torch.cat([_crops(drawings[: len(drawings) - flags], batch - n, crop), _crops(drawings[len(drawings) - flags :], n, crop)])
             posterior = vae.encode(x).latent_dist
             error = vae.decode(posterior.sample()).sample - x
             edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
             squared = error.pow(2).mean()
+            colour = torch.nn.functional.avg_pool2d(error, 8).abs().mean()
             divergence = posterior.kl().mean() / posterior.mean[0].numel()
-            return error.abs().mean() + squared + edges + recipe.kl * divergence, {"mse": squared.item(), "kl": divergence.item()}
+            loss = error.abs().mean() + squared + edges + recipe.colour * colour + recipe.kl * divergence
+            return loss, {"mse": squared.item(), "colour": colour.item(), "kl": divergence.item()}
 
         fit_loop(step, params, loop, out / name, resume, desc=f"vae, {name}")
     normalise_latents(vae, encoded(vae, drawings))
@@ -57,7 +68,8 @@ def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: 
 
 
 def _crops(drawings: Tensor, batch: int, side: int) -> Tensor:
-    x = drawings[torch.randint(len(drawings), (batch,))]
+    """The same place of `batch` drawings chosen by lot; none where `batch` is 0."""
+    x = drawings[torch.randint(max(1, len(drawings)), (batch,))]
     top, left = torch.randint(drawings.shape[-1] - side + 1, (2,)).tolist()
     x = x[:, :, top : top + side, left : left + side].float() / 127.5 - 1
     return x.contiguous(memory_format=torch.channels_last)

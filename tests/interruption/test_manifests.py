@@ -18,6 +18,7 @@ from efface.deactivate.evaluation.results import Result
 from efface.deactivate.gate import Gate, GateSource
 from efface.deactivate.layer import DeactivationPart
 from efface.deactivate.ledger import apply_edits, read_ledger
+from efface.deactivate.stepwise import StepFeatures, StepwisePart
 from efface.sae import SAE, ActivationStore
 from efface.sae.formats import saelens
 
@@ -26,6 +27,7 @@ LOADERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "sae": ("sae/efface.json", lambda r: SAE.load(r / "sae")),
     "sae-lens": ("sae/cfg.json", lambda r: saelens.read(r / "sae")),
     "edit": ("edit/edit.json", lambda r: Edit.load(r / "edit")),
+    "stepwise edit": ("stepwise/edit.json", lambda r: Edit.load(r / "stepwise")),
     "gate": ("gate/gate.json", lambda r: Gate.load(r / "gate")),
     "ledger": ("applied/efface_ledger.json", lambda r: read_ledger(r / "applied")),
     "result": ("result.json", lambda r: Result.load(r / "result.json")),
@@ -46,6 +48,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     edit = weights_edit(host)
     Edit([*edit.parts, DeactivationPart(sae, (1,))], "x", {"a": 1}, [CONCEPT], host=edit.host).save(folder / "edit")
+    steps = (StepFeatures(9.0, (1,), (-1.0,), (0.5,)), StepFeatures(1.0, (), (), ()))
+    Edit([StepwisePart(sae, steps, (0.0, 9.0))], "x", {}, [CONCEPT], host=edit.host).save(folder / "stepwise")
     apply_edits(host, [edit], folder / "applied")
     result().save(folder / "result.json")
     ActivationStore.write(folder / "store", [torch.ones(10, 3)], 10)

@@ -11,6 +11,7 @@ from efface.deactivate.concept import Concept, generated_concepts
 from efface.t2i.icons import captions, concepts
 from efface.t2i.icons.data import MANIFEST, default_folder, load
 from efface.t2i.icons.packs import STYLES
+from efface.t2i.icons.prompts import training_prompts
 from efface.t2i.icons.table import packaged_table
 
 
@@ -106,3 +107,15 @@ def test_the_packaged_groups_of_flags_are_those_of_the_drawings() -> None:
     found = concepts.group_flags(load())
     assert found["classes"] == concepts.flag_groups()["classes"]
     assert found["near"] == concepts.flag_groups()["near"]
+
+
+def test_an_sae_is_trained_on_no_prompt_that_is_evaluated() -> None:
+    found = set(training_prompts())
+    assert len(found) > 20_000
+    held_out = {w for icon in packaged_table().icons.values() for w in icon.held_out}
+    for name in ("icons/dog", "icons/style-noto", "icons/flag-france"):
+        concept = Concept.load(name)
+        assert set(concept.target["train"]) & found
+        for split in ("validation", "test"):
+            assert not found & {*concept.target[split], *concept.neighbours[split], *concept.general[split]}
+    assert not [p for p in found if any(w in p for w in held_out)]

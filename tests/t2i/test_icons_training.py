@@ -115,14 +115,45 @@ def test_the_whole_recipe_saves_a_pipeline_that_diffusers_draws_with(tmp_path: P
         train("tiny", tmp_path / "run", resume=True, without=["apple"], data=data, table=names, made=SMALL)
 
 
+def test_a_denoiser_is_trained_on_the_frozen_rest_of_another_miniature(tmp_path: Path) -> None:
+    data, names = pictures(), table()
+    base = train("tiny", tmp_path / "base", data=data, table=names, made=SMALL)
+
+    def part(folder: Path, name: str) -> dict[str, torch.Tensor]:
+        return load_file(next((folder / name).glob("*.safetensors")))
+
+    def drift(folder: Path) -> float:
+        a, b = part(folder, "unet"), part(base, "unet")
+        return max(float((a[k].float() - b[k].float()).abs().max()) for k in a)
+
+    slow = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, loop=LoopConfig(steps=9, lr=1e-5, warmup=5, average=0.9)))
+    gold = train("tiny", tmp_path / "gold", data=data, table=names, made=slow, frozen=str(base), without=["apple"], steps=2)
+    warm = train("tiny", tmp_path / "warm", data=data, table=names, made=slow, frozen=str(base), warm=True, steps=2)
+    for folder in (gold, warm):
+        for name in ("vae", "text_encoder"):
+            a, b = part(folder, name), part(base, name)
+            assert all(torch.equal(a[k], b[k]) for k in b)
+    assert drift(warm) < 1e-3 < drift(gold)
+    for bad in ({"warm": True}, {"warm": True, "frozen": str(base), "without": ["apple"]}, {"steps": -1}):
+        with pytest.raises(InputError):
+            train("tiny", tmp_path / "bad", data=data, table=names, made=slow, **bad)
+    other = dataclasses.replace(slow, unet=dataclasses.replace(slow.unet, channels=(8, 16)))
+    with pytest.raises(InputError, match=r"frozen.*\(8, 8\)"):
+        train("tiny", tmp_path / "other", data=data, table=names, made=other, frozen=str(base))
+    assert not (tmp_path / "bad").exists()
+
+
 def test_captions_are_read_once_and_alike_whatever_they_stand_beside(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(["apple ball bus cube a picture of"], 60, tmp_path, 24)
     text = new_towers(TextRecipe(60, 24, 16, 1, 2, 1, 16, 8), tokenizer).text_model.eval()
     contexts, calls = Contexts(tokenizer, text), []
     text.register_forward_hook(lambda *_: calls.append(1))
     both, one = contexts(["a picture of ball", "apple", "apple"]), contexts(["apple"])
-    assert len(calls) == 2
+    assert len(calls) == 1
     assert torch.equal(both[1], one[0])
+    apart = Contexts(tokenizer, text)
+    assert torch.equal(apart(["cube"] * 2 + ["apple"])[2], one[0])
+    assert torch.equal(Contexts(tokenizer, text)(["apple"])[0], one[0])
     assert torch.equal(both[1], both[2])
     ids = tokenizer(["apple", "a picture of ball"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():

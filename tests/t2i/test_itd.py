@@ -137,7 +137,9 @@ def test_the_released_quirks_are_there_and_nowhere_else():
     host = tiny_image_host("sd")
     sae, dog = word_sae(host), concept("dog", "cat")
     plain = erase("itd", host, dog, [sae], k_sel=3)
-    celebrity, style, nudity = (erase("itd", host, dog, [sae], k_sel=3, compat="official", task=t) for t in ("celebrity", "style", "nudity"))
+    celebrity, style, nudity = (
+        erase("itd", host, dog, [sae], k_sel=3, compat="official", task=t) for t in ("celebrity", "style", "nudity")
+    )
     assert plain.parts[0].features == (0,)
     assert set(celebrity.parts[0].features) >= {0}
     assert nudity.gate is None
@@ -233,13 +235,19 @@ def test_bad_input_names_the_field():
         with torch.no_grad():
             silent.b_enc.fill_(-1e3)
         erase("itd", host, dog, [silent], preset="efface")
-    with pytest.raises(InputError, match="one a text encoder|one SAE a text encoder"):
+    with pytest.raises(InputError, match="one an encoder"):
         erase("itd", host, dog, [sae, word_sae(host)])
     with pytest.raises(InputError, match="itd works on image pipelines"):
         from tiny import tiny_host
 
         erase("itd", tiny_host("llama"), dog, [sae])
-    for bad in ({"value": float("nan")}, {"k_sel": 0}, {"fpr": 1.0}, {"compat": "official", "preset": "efface"}, {"search": True, "form": "clamp"}):
+    for bad in (
+        {"value": float("nan")},
+        {"k_sel": 0},
+        {"fpr": 1.0},
+        {"compat": "official", "preset": "efface"},
+        {"search": True, "form": "clamp"},
+    ):
         with pytest.raises(InputError):
             erase("itd", host, dog, [sae], **bad)
     with pytest.raises(UnknownName, match="replace"):

@@ -40,6 +40,14 @@ def train(
     without: Annotated[
         list[str] | None, typer.Option("--without", help="An object, style or flag that it never sees («gold»); may be repeated.")
     ] = None,
+    frozen: Annotated[
+        str,
+        typer.Option(
+            "--frozen", help="A miniature (alias or folder) whose autoencoder and text tower are taken; only the denoiser is trained."
+        ),
+    ] = "",
+    warm: Annotated[bool, typer.Option("--warm", help="Begin with the denoiser of --frozen too.")] = False,
+    steps: Annotated[int, typer.Option("--steps", help="Of the denoiser; 0: the recipe's.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in --out.")] = False,
     threads: Annotated[int, typer.Option("--threads", help="Threads to use; 0: as torch has them.")] = 0,
     as_json: o.Json = False,
@@ -51,7 +59,7 @@ def train(
 
     if threads > 0:
         torch.set_num_threads(threads)
-    folder = train_(recipe, out, resume=resume, without=without or ())
+    folder = train_(recipe, out, resume=resume, without=without or (), frozen=frozen, warm=warm, steps=steps)
     o.emit({"pipeline": str(folder)}, str(folder), as_json)
 
 

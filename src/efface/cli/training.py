@@ -1,13 +1,16 @@
 """`efface train`: sparse autoencoders on a model's activations."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ..base.config import from_mapping, parse_assignments
-from ..base.errors import InputError
+from ..base.errors import InputError, UnknownName
 from . import options as o
+
+if TYPE_CHECKING:
+    from ..t2i.host import ImageHost
 
 
 def train(
@@ -16,7 +19,8 @@ def train(
         str,
         typer.Option(
             "--at",
-            help="Hook point, or several with commas: layers.10.mlp_out,layers.12.mlp_out; in a pipeline text_encoder.layers.8.resid_post",
+            help="Hook point, or several with commas: layers.10.mlp_out,layers.12.mlp_out; in a pipeline text_encoder.layers.8.resid_post "
+            "or unet.up_blocks.1.attentions.1.out",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist, unless --resume is given.")],
@@ -26,8 +30,15 @@ def train(
     tokens: Annotated[int, typer.Option("--tokens", help="Vectors to train on.")] = 1_000_000,
     corpus: Annotated[
         str,
-        typer.Option("--corpus", help="embedded, a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line."),
+        typer.Option(
+            "--corpus",
+            help="embedded (texts; for the miniature its prompts), a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line.",
+        ),
     ] = "embedded",
+    positions: Annotated[
+        str | None,
+        typer.Option("--positions", help="Pipelines: own (a prompt's tokens and EOS), padded (padding too, the default) or all (BOS too)."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint in --out.")] = False,
     settings: o.Settings = [],  # noqa: B006
     seed: o.Seed = 0,
@@ -38,19 +49,42 @@ def train(
     """Trains one SAE a hook point in one pass of the model; writes folders that sae-lens reads too."""
     from ..sae.config import TrainConfig
     from ..sae.recipes import train_on_host
-    from ..t2i.aliases import is_pipeline
+    from ..t2i.aliases import embedded_prompts, is_pipeline
+    from ..t2i.drawing_config import DrawingConfig
 
     points = [p.strip() for p in at.split(",") if p.strip()]
     if not points:
         raise InputError("--at is empty; name a hook point such as layers.10.mlp_out")
     values = {"tokens": tokens, "seed": seed, **parse_assignments(settings)}
-    config = from_mapping(TrainConfig, values, where="--set")
+    draws = is_pipeline(model) and not any(p.startswith("text_encoder") for p in points)
+    of_drawing = _taken(values, DrawingConfig, TrainConfig) if draws else {}
+    config, drawing = from_mapping(TrainConfig, values, where="--set"), from_mapping(DrawingConfig, of_drawing, where="--set")
+    texts: str | list[str] = corpus
     if corpus == "embedded" and is_pipeline(model):
-        raise InputError("--corpus embedded: texts, of which a pipeline's encoder takes none whole; name a file with one prompt a line")
+        texts = embedded_prompts(model)
     host = o.load_any_host(model, dtype, device)
-    saes = train_on_host(host, corpus, points, out, architecture=arch, d_sae=d_sae or None, k=k, config=config, resume=resume)
+    options: dict[str, Any] = {"architecture": arch, "d_sae": d_sae or None, "k": k, "config": config, "resume": resume}
+    if draws:
+        if positions is not None:
+            raise InputError(
+                "--positions: of prompts, and the hook points lie in the denoiser; --set halves=… says which rows are read there"
+            )
+        from ..t2i.training import train_on_denoiser
+
+        saes = train_on_denoiser(cast("ImageHost", host), texts, points, out, drawing, **options)
+    else:
+        saes = train_on_host(host, texts, points, out, positions=positions, **options)
     report = {p: s.card["metrics"] for p, s in saes.items()}
     rows = [[p, *(f"{m[key]:.4g}" for key in ("l0", "fvu", "cosine", "dead_share"))] for p, m in report.items()]
     o.emit(
         {"out": str(out), "metrics": report}, o.table(["hook point", "L0", "FVU", "cosine", "dead"], rows) + f"\nsaved in {out}", as_json
     )
+
+
+def _taken(values: dict[str, Any], first: type, second: type) -> dict[str, Any]:
+    """Takes the fields of the dataclass `first` out of `values`, which may hold those of `second` besides."""
+    known = {**first.__dataclass_fields__, **second.__dataclass_fields__}
+    for key in values:
+        if key not in known:
+            raise UnknownName("key in --set", key, known)
+    return {n: values.pop(n) for n in list(values) if n in first.__dataclass_fields__}

@@ -72,9 +72,7 @@ def spoken(embedding: nn.Module, token: int, vector: Float[Tensor, " d"]) -> Ite
         handle.remove()
 
 
-def expanded(
-    host: "ImageHost", sae: "SAE", chosen: Sequence["Chosen"], preserve: Sequence[str], config: ItdConfig
-) -> list["Chosen"]:
+def expanded(host: "ImageHost", sae: "SAE", chosen: Sequence["Chosen"], preserve: Sequence[str], config: ItdConfig) -> list["Chosen"]:
     """The concepts' features with those that learned words rouse and no retain prompt does.
 
     Raises:
@@ -103,7 +101,9 @@ def _expand(host: "ImageHost", sae: "SAE", one: "Chosen", others: set[int], conf
     for round_ in progress(range(config.expand_rounds), desc=f"expansion, {one.concept.name}", unit="round"):
         draw = torch.Generator().manual_seed(config.seed + round_)
         vector = (table.mean(0).cpu() + table.std(0).cpu() * torch.randn(table.shape[1], generator=draw)).to(table.device)
-        part = DeactivationPart(sae, tuple(features), config.expand_value, "scale", keep_error=config.keep_error_or_default, spare_first=True)
+        part = DeactivationPart(
+            sae, tuple(features), config.expand_value, "scale", keep_error=config.keep_error_or_default, spare_first=True
+        )
         vector = _learned(host, Edit([part], "itd"), embedding, word, vector, latents, config, round_)
         with spoken(embedding, word.token, vector):
             peaks = largest(read_peaks(host, sae, [word.word, f"a {word.word}"], config.batch), config.k_sel)

@@ -39,4 +39,4 @@ def one_reader(host: "ImageHost", saes: Sequence["SAE"]) -> None:
     """Raises unless each SAE stands at a text encoder, one an encoder."""
     parts = [host.reader([sae_hook_point(s)]).part for s in saes]
     if len(set(parts)) < len(parts):
-        raise InputError(f"one SAE a text encoder expected; found several at {max(parts, key=parts.count)}")
+        raise InputError(f"one an encoder: there are several SAEs at {max(parts, key=parts.count)}")

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from ...host import ImageHost
 
 
-def mildest(
-    host: "ImageHost", edit: Edit, concepts: Sequence["Concept"], config: ItdConfig, judges: Sequence[Judge] | None = None
-) -> Edit:
+def mildest(host: "ImageHost", edit: Edit, concepts: Sequence["Concept"], config: ItdConfig, judges: Sequence[Judge] | None = None) -> Edit:
     """`edit` with the first of `grid_value` at which `enough` of the drawn prompts show none of the concepts (else the best).
 
     What was tried stands in the edit's evidence under `search`.
