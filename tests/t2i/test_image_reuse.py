@@ -86,10 +86,12 @@ def test_pictures_that_are_not_drawn_again_are_the_same_to_the_bit(folder: Path,
     assert torch.equal(shared.draw(host, "base", shared.whole)[0], base)
 
 
-def test_an_evaluation_is_the_same_with_and_without(folder: Path) -> None:
+def test_an_evaluation_is_the_same_with_and_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_of(folder)
-    known, edit = judges(host), dog_edit(host)
-    spared, whole = (evaluate(h, [edit], dogs(), config=replace(CONFIG, reuse=False), copies=known) for h in (host, Unaware(host)))
+    known, edit, config = judges(host), dog_edit(host), replace(CONFIG, reuse=False)
+    spared = evaluate(host, [edit], dogs(), config=config, copies=known)
+    monkeypatch.setattr(host, "moved", lambda texts: torch.ones(len(texts), dtype=torch.bool))
+    whole = evaluate(host, [edit], dogs(), config=config, copies=known)
     assert spared.result.rows == whole.result.rows
     assert all(torch.equal(spared.pictures.by_row[row], images) for row, images in whole.pictures.by_row.items())
     n, (few, many) = len(spared.pictures.asks), (x.result.extra["drawn"] for x in (spared, whole))
