@@ -130,8 +130,12 @@ class DeactivationPart(Part):
         places = list(range(len(self.features)) if some is None else some)
         old = acts[..., places]
         new = old * self.value if self.mode == "scale" else torch.full_like(old, self.value)
-        rows = self.sae.W_dec[[self.features[i] for i in places]].to(acts)
+        rows = self.directions()[places].to(acts)
         return torch.where(old != 0, new - old, 0) @ rows
+
+    def directions(self) -> Float[Tensor, "f d"]:
+        """What each feature writes: its decoder row."""
+        return self.sae.W_dec[list(self.features)]
 
     def reconstruction(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """What the SAE makes of `x`, in float32 or better."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Fired = frozenset[str]
 """Digests of the gated edits that fire for a prompt."""
 ROUTED = ("logits", "activations", "generate", "token_logprobs")
-_ROUTER = "_efface_router"
+ROUTER = "_efface_router"
+"""Attribute of a host under which its router stands."""
 
 
 class Router(ABC):
@@ -44,11 +45,11 @@ class Router(ABC):
         before = {name: self.host.__dict__[name] for name in self.routed if name in self.host.__dict__}
         undo = ExitStack()
         self.guard(undo)
-        self.host.__dict__.update({name: getattr(self, f"_{name}") for name in self.routed}, **{_ROUTER: self})
+        self.host.__dict__.update({name: getattr(self, f"_{name}") for name in self.routed}, **{ROUTER: self})
 
         def remove() -> None:
             undo.close()
-            for name in (*self.routed, _ROUTER):
+            for name in (*self.routed, ROUTER):
                 self.host.__dict__.pop(name, None)
             self.host.__dict__.update(before)
 
@@ -164,7 +165,7 @@ class TextRouter(Router):
 @contextmanager
 def routed(host: "Host", overlay: "Overlay") -> Iterator[None]:
     """Block in which the gated edits of `overlay` decide per prompt; nests."""
-    if _ROUTER in host.__dict__:
+    if ROUTER in host.__dict__:
         yield
         return
     remove = TextRouter(host, overlay).install()
@@ -179,7 +180,7 @@ def unedited(host: "Host") -> Iterator[None]:
     """Block in which the host is without any edit, and its methods are its own."""
     from .ledger import overlay_of
 
-    router = host.__dict__.get(_ROUTER)
+    router = host.__dict__.get(ROUTER)
     with overlay_of(host).using(host, ()):
         if router is None:
             yield

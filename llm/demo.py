@@ -6,7 +6,7 @@ What `efface demo` runs. Nothing ready-made is loaded but the model: the SAEs ar
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +16,7 @@ from ..base.files import write_json
 
 if TYPE_CHECKING:
     from ..deactivate.concept import Concept
+    from ..deactivate.evaluation import ReportData
     from ..sae import SAE
     from .host import Host
 
@@ -71,8 +72,19 @@ QUICK = DemoConfig(
 """What continuous integration runs: the same job, smaller."""
 
 
-def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], None] = log.info) -> Path:
+def run_demo(
+    out: Path,
+    config: DemoConfig | None = None,
+    say: Callable[[str], None] = log.info,
+    beside: "Callable[[Path], Sequence[ReportData]]" = lambda out: (),
+) -> Path:
     """Runs the job into the new folder `out`; returns the report's path.
+
+    Args:
+        out: New folder.
+        config: How large.
+        say: Is told each step.
+        beside: Makes further evaluations, in folders of `out`, that stand on the same page.
 
     Raises:
         InputError: `out` exists.
@@ -108,10 +120,11 @@ def run_demo(out: Path, config: DemoConfig | None = None, say: Callable[[str], N
     step("measuring on test, beside its controls")
     suite = SuiteConfig(texts=config.texts, draws=config.draws, continuations=config.continuations, seed=config.seed)
     result = evaluate(host, [edit], concept, "test", saes=list(saes.values()), config=suite, commands=("efface demo",))
+    also = tuple(beside(out))
     seconds = time.perf_counter() - started
     note = f"SAEs trained here on {config.tokens:,} vectors a layer in {config.steps} steps; the whole job took {seconds:.0f} s."
     report = write_evaluation(
-        out / "evaluation", host, concept, [edit], result, notes=(note,),
+        out / "evaluation", host, concept, [edit], result, notes=(note,), also=also,
         undo=f"efface apply {out / 'edit'} --model {config.model} --out EDITED ; efface undo --model EDITED --out BASE",
     )  # fmt: skip
     write_json(out / "demo.json", {"seconds": seconds, "config": json.loads(json.dumps(config.__dict__))})

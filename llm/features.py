@@ -80,7 +80,7 @@ def features(
             "add tokens or texts, lower min_rho, raise topk, or use another SAE"
         )
     ranked = sorted(found, key=lambda e: (-e.score, -(e.delta_phi or 0), e.hook_point, e.id))
-    return _with_set(FeatureReport(concept.name, host.name, tuple(ranked), tuple(split)), scans, min(n_set, len(ranked)), config)
+    return with_set(FeatureReport(concept.name, host.name, tuple(ranked), tuple(split)), scans, min(n_set, len(ranked)), config)
 
 
 def concept_tokens(host: "Host", concept: "Concept") -> tuple[dict[str, int], list[str]]:
@@ -220,7 +220,8 @@ def set_scores(scans: dict[str, Scan], features: Sequence[FeatureEvidence], scal
     return (torch.stack(columns, 1) / scale).sum(1) if columns else torch.zeros(n)
 
 
-def _with_set(report: FeatureReport, scans: Scans, n_set: int, config: FeatureConfig) -> FeatureReport:
+def with_set(report: FeatureReport, scans: Scans, n_set: int, config: FeatureConfig) -> FeatureReport:
+    """The report with what its first features detect together, their threshold, and what passes it on `test`."""
     chosen = [e for e in report.features if e.direction == "suppress_positive"][:n_set]
     chosen = chosen[:1] + [e for e in chosen[1:] if e.score >= config.min_auroc]
     if not chosen:

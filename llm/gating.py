@@ -1,7 +1,7 @@
 """A concept's gate: features and weights from `train`, calibrated on `validation`, judged on `test`."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,9 +12,10 @@ from ..base.errors import InputError, MatchedNothing, UnknownName
 from ..deactivate.concept import Record
 from ..deactivate.evaluation.auroc import auroc
 from ..deactivate.gate import Gate, GateSource
+from .evidence import FeatureReport
 from .features import FeatureConfig, Scans, features, scan_pools
 from .pools import Pool, general_texts, pool_texts
-from .scanning import check_saes
+from .scanning import check_saes, hook_point_of
 
 if TYPE_CHECKING:
     from ..deactivate.concept import Concept, Question
@@ -49,13 +50,15 @@ def concept_gate(
     per: str = "prompt",
     seed: int = 0,
     other_model: bool = False,
+    find: Callable[..., FeatureReport] = features,
 ) -> Gate:
     """The gate of one concept, its threshold from `validation` and the general pool.
 
     Weights `fitted`: an L1 logistic regression of target against neighbours and general texts of `train` (questions with their
     answers are texts too) on the largest activation of every feature in each text; its penalty is the one whose AUROC on `validation`, against the harder of the
     two pools, is best. With fewer than 30 target texts, and with `equal`: the `n_features` that detect best on
-    `validation`, 1 each, standardised there. `other_model` accepts SAEs that were trained on another model.
+    `validation`, 1 each, standardised there. `other_model` accepts SAEs that were trained on another model; `find` ranks features, as
+    `llm.features.features` does. Of a host of several readers the one is read that the SAEs were trained on.
 
     Raises:
         InputError: More than one concept (gate one edit a concept), no SAE, or `fpr` outside [0, 1).
@@ -72,7 +75,11 @@ def concept_gate(
     concept = listed[0]
     config = FeatureConfig(seed=seed, fpr=fpr)
     fitted = weights == "fitted" and len(pool_texts(concept, "target", "train")) >= FEWEST
-    gate = _fitted(host, concept, saes, seed, other_model) if fitted else _best(host, concept, saes, config, n_features, other_model)
+    if fitted:
+        gate = _fitted(reader_of(host, saes), concept, saes, seed, other_model)
+    else:
+        report = find(host, concept, saes, config, splits=("train", "validation"), other_model=other_model)
+        gate = _best(report, saes, n_features)
     return replace(gate, per=per).calibrated(
         host,
         pool_texts(concept, "target", "validation"),
@@ -83,13 +90,18 @@ def concept_gate(
     )
 
 
-def _best(host: "Host", concept: "Concept", saes: "Sequence[SAE]", config: FeatureConfig, n: int, other_model: bool) -> Gate:
-    report = features(host, concept, saes, config, splits=("train", "validation"), other_model=other_model)
+def reader_of(host: Any, saes: "Sequence[SAE]") -> Any:
+    """What reads texts at the SAEs' hook points: a part of a host of several, or the host itself."""
+    reader = getattr(host, "reader", None)
+    return host if reader is None or not saes else reader([hook_point_of(s) for s in saes])
+
+
+def _best(report: FeatureReport, saes: "Sequence[SAE]", n: int) -> Gate:
     chosen: dict[str, list[int]] = defaultdict(list)
     carrying = [f for f in report.features if f.score >= LEAST_SCORE]
     if not carrying:
         raise MatchedNothing(
-            f"gate: no feature detects {concept.name!r} with AUROC >= {LEAST_SCORE} on validation; train wider or more SAEs"
+            f"gate: no feature detects {report.concept!r} with AUROC >= {LEAST_SCORE} on validation; train wider or more SAEs"
         )
     for f in carrying[:n]:
         chosen[f.hook_point].append(f.id)

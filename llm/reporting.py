@@ -30,8 +30,9 @@ def write_evaluation(
     title: str = "",
     notes: Sequence[str] = (),
     undo: str = "",
+    also: Sequence[ReportData] = (),
 ) -> Path:
-    """Writes `result.json` and `report.html` into `folder`; returns the report's path."""
+    """Writes `result.json` and `report.html`, with `also` on its page, into `folder`; returns the report's path."""
     result.save(folder / "result.json")
     edited = next((r.name for r in result.rows if r.kind == "edited"), None)
     used = [feature for e in edits for feature in used_features(e.evidence)]
@@ -48,6 +49,7 @@ def write_evaluation(
         samples=samples(host, concept, edits, result.card.split) if edits else (),
         notes=(*notes, *shortened, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
+        also=tuple(also),
     )
     return render_report(folder / "report.html", data)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..base.errors import InputError
@@ -86,3 +87,14 @@ def class_of(folder: Path) -> str:
     except (OSError, ValueError, LookupError, TypeError):
         raise InputError(f"model folder {folder} has no {INDEX} that names its class; name a diffusers pipeline") from None
     return str(name)
+
+
+def packaged_saes(alias: str) -> list[Path]:
+    """Folders of the SAEs that the package keeps beside the weights of an alias; often none."""
+    folder = packaged(alias)
+    return sorted(p.parent for p in folder.rglob("cfg.json")) if folder.is_dir() else []
+
+
+def drawable(aliases: Iterable[str] = tuple(ALIASES)) -> str | None:
+    """The first alias that the package has weights for, where it has any."""
+    return next((a for a in aliases if (packaged(a) / MANIFEST).is_file()), None)

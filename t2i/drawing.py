@@ -1,6 +1,8 @@
 """Pictures from prompts: the pipeline's own call, one generator a picture."""
 
 import inspect
+import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..base.errors import InputError, NumericsError
+from ..base.files import digest
 
 if TYPE_CHECKING:
     from .host import ImageHost
@@ -29,10 +32,37 @@ def seeds_of(prompts: Sequence[str], seed: int, seeds: Sequence[int] | None) -> 
     return found
 
 
+def own(pipeline: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
+    """(steps, guidance scale): as given, or the pipeline's own."""
+    known = inspect.signature(type(pipeline).__call__).parameters
+    found = (known[n].default if given is None else given for n, given in (("num_inference_steps", steps), ("guidance_scale", guidance)))
+    return checked(*found)
+
+
 def guidance_of(host: "ImageHost", guidance: float | None) -> float:
-    """The guidance scale: as asked, or the pipeline's own."""
-    own = inspect.signature(type(host.pipeline).__call__).parameters["guidance_scale"].default
-    return float(own if guidance is None else guidance)
+    """The guidance scale: as asked, or the host's own."""
+    return host.guidance if guidance is None else float(guidance)
+
+
+def checked(steps: int, guidance: float) -> tuple[int, float]:
+    """The same, in range.
+
+    Raises:
+        InputError: They are not.
+    """
+    if steps < 1:
+        raise InputError(f"steps must be at least 1; found {steps}")
+    if not math.isfinite(guidance) or guidance < 0:
+        raise InputError(f"guidance must be a number from 0 up; found {guidance}")
+    return int(steps), float(guidance)
+
+
+def sampling(host: "ImageHost") -> dict[str, Any]:
+    """How a host draws, as plain values; see `ImageHost.sampling`."""
+    scheduler = host.pipeline.scheduler
+    settings = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    plain = json.loads(json.dumps(settings, default=str))
+    return {"scheduler": type(scheduler).__name__, "settings": digest(plain)[:12], "steps": host.steps, "guidance": host.guidance}
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from ..base.errors import HookPointNotFound, InputError, MatchedNothing
@@ -42,6 +42,8 @@ class ImageHost:
     Args:
         pipeline: The pipeline; its parts stay those that it has now.
         name: What it is called in artefacts: an alias, a folder's name or a hub id.
+        steps: Denoising steps where `generate` is not told; None: the pipeline's own number.
+        guidance: Guidance scale, likewise.
 
     Raises:
         UnknownName: No adapter serves its class or one of its text encoders.
@@ -51,8 +53,9 @@ class ImageHost:
     selective = True
     """Some rows of a call are not edited: those of negative and of empty prompts (`deactivate.overlay`)."""
 
-    def __init__(self, pipeline: Any, name: str) -> None:
+    def __init__(self, pipeline: Any, name: str, *, steps: int | None = None, guidance: float | None = None) -> None:
         self.family = family_of(pipeline)
+        self.steps, self.guidance = _drawing.own(pipeline, steps, guidance)
         self.pipeline, self.name = pipeline, name
         self.model = parts_of(pipeline)
         self.model.eval()
@@ -227,8 +230,8 @@ class ImageHost:
             prompts: What to draw.
             seed: The i-th prompt uses seed `seed + i`.
             seeds: Or one seed a prompt.
-            steps: Denoising steps; None: the pipeline's own number.
-            guidance: Guidance scale; None: the pipeline's own.
+            steps: Denoising steps; None: the host's own number.
+            guidance: Guidance scale; None: the host's own.
             negative: Prompt to guide away from, or one a prompt.
             batch: Pictures at a time.
             size: Height and width in pixels; None: the pipeline's own.
@@ -236,13 +239,19 @@ class ImageHost:
         Raises:
             InputError: No prompts, a prompt that is too long, or a number out of range.
         """
+        steps, guidance = _drawing.checked(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
         options: dict[str, Any] = {} if size is None else {"height": size[0], "width": size[1]}
-        if steps is not None:
-            if steps < 1:
-                raise InputError(f"steps must be at least 1; found {steps}")
-            options["num_inference_steps"] = steps
         found = _drawing.seeds_of(prompts, seed, seeds)
-        return _drawing.generate(self, prompts, found, negative, batch, _drawing.guidance_of(self, guidance), options)
+        return _drawing.generate(self, prompts, found, negative, batch, guidance, {**options, "num_inference_steps": steps})
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How `generate` draws where it is not told: scheduler and digest of its settings, steps, guidance."""
+        return _drawing.sampling(self)
+
+    def moved(self, prompts: Sequence[str], *, batch: int = 8) -> Bool[Tensor, " n"]:
+        """Which prompts' pictures the edits that lie on the host can change; see `t2i.routing.moved`."""
+        return _routing.moved(self, prompts, batch)
 
     def latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c p q"]:
         """The latents of pictures as the denoiser sees them: mean of the posterior, shifted and scaled. No graph."""

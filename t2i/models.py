@@ -43,7 +43,7 @@ def load_pipeline(name_or_path: str | Path, dtype: str = "float32", device: str 
         raise InputError(f"dtype 'auto' is for aliases and folders; name the dtype of {source}")
     pipeline = _load(source, dtype, safety)
     pipeline.set_progress_bar_config(disable=True)
-    return ImageHost(pipeline.to(place), name)
+    return ImageHost(pipeline.to(place), name, **_sampling(source))
 
 
 def _locate(text: str) -> tuple[str, str | Path]:
@@ -96,6 +96,15 @@ def check_manifest(folder: Path) -> None:
             path = inside(folder, name)
             if not path.is_file() or sha256_file(path) != sha:
                 raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the manifest's; install or train the model again")
+
+
+def _sampling(source: str | Path) -> dict[str, Any]:
+    """Steps and guidance that the manifest of a model names (`sampling`); empty where it names none."""
+    if not isinstance(source, Path) or not (source / MANIFEST).is_file():
+        return {}
+    with reading(source / MANIFEST):
+        values = read_json(source / MANIFEST).get("sampling", {})
+        return {"steps": int(values["steps"]), "guidance": float(values["guidance"])} if values else {}
 
 
 def _load(source: str | Path, dtype: str, safety: bool) -> Any:

@@ -6,11 +6,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from ..base.errors import InputError
+from ..deactivate.ledger import overlay_of
 from ..deactivate.replacement import ReplacementPart
-from ..deactivate.routing import Fired, Router, rowwise
+from ..deactivate.routing import ROUTER, Fired, Router, rowwise, unedited
 from .clock import clock
 from .states import States
 
@@ -51,6 +54,36 @@ def check_edit(host: "ImageHost", edit: "Edit") -> None:
         )
 
 
+@torch.no_grad()
+def moved(host: "ImageHost", prompts: Sequence[str], batch: int = 8) -> Bool[Tensor, " n"]:
+    """Prompts whose pictures the edits that lie on the host can change.
+
+    The pictures of the others, drawn in the same batches as here, are the base's to the bit: their encoded states are, and
+    no edit of another part is in force for them. An ungated change of weights is in force for all, negative rows included.
+
+    Args:
+        host: With edits on it.
+        prompts: As `generate` would be given them.
+        batch: Of `generate`.
+    """
+    overlay, router = overlay_of(host), host.__dict__.get(ROUTER)
+    out = torch.full((len(prompts),), bool(overlay.plain))
+    if router is None or overlay.plain:
+        return out
+    fired = router.decide(prompts)
+    behind = router.touching(fired, [p for p in host.model if p not in host.readers])
+    for start in range(0, len(prompts), batch):
+        part = slice(start, start + batch)
+        out[part] = torch.tensor([bool(f) for f in behind[part]])
+        if any(fired[part]):
+            now = host.encode(prompts[part])
+            with unedited(host):
+                base = host.encode(prompts[part])
+            for a, b in ((now.embeds, base.embeds), (now.pooled, base.pooled)):
+                out[part] |= False if a is None or b is None else (a != b).flatten(1).any(1).cpu()
+    return out
+
+
 def is_compiled(host: "ImageHost", part: str) -> bool:
     """Whether `torch.compile` wraps the component, or was called on it in place."""
     now = getattr(host.pipeline, part, None)
@@ -89,7 +122,7 @@ class ImageRouter(Router):
         self.learn([r for r in asked if r is not None], lambda gate, new: gate.score(self.host, new))
         return [frozenset() if r is None else self.fired(r) for r in asked]
 
-    def _touching(self, fired: Sequence[Fired], parts: Sequence[str]) -> list[Fired]:
+    def touching(self, fired: Sequence[Fired], parts: Sequence[str]) -> list[Fired]:
         """The sets without the edits that touch none of the parts."""
         mine = {d for d in self.overlay.gated if places_of(self.overlay.entries[d].edit) & set(parts)}
         return [f & mine for f in fired]
@@ -100,7 +133,7 @@ class ImageRouter(Router):
             return own(prompts, negative=negative)
         self.host.check_prompts(prompts)
         asked: list[str | None] = [None] * len(prompts) if negative else list(prompts)
-        fired = self._touching(self.decide(asked), list(self.host.readers))
+        fired = self.touching(self.decide(asked), list(self.host.readers))
         results = self._read(prompts, fired, partial(own, negative=negative))
         first: States = next(iter(results.values()))
         pooled = None if first.pooled is None else rowwise({w: s.pooled for w, s in results.items()}, fired)
@@ -111,7 +144,7 @@ class ImageRouter(Router):
         if self.inside or isinstance(prompts, str) or not prompts:
             return own(prompts, hook_points, **options)
         self.host.check_prompts(prompts)
-        fired = self._touching(self.decide(prompts), list(self.host.readers))
+        fired = self.touching(self.decide(prompts), list(self.host.readers))
         results = self._read(prompts, fired, partial(own, hook_points=hook_points, **options))
         return {p: rowwise({w: r[p] for w, r in results.items()}, fired) for p in hook_points}
 
@@ -130,7 +163,7 @@ class ImageRouter(Router):
 
     @contextmanager
     def _rows(self, prompts: Sequence[str | None]) -> Iterator[None]:
-        fired = self._touching(self.decide(prompts), [self.host.family.denoiser])
+        fired = self.touching(self.decide(prompts), [self.host.family.denoiser])
         before = self._sets
         alike = len(set(fired)) == 1
         standing = (*self.overlay.plain, *fired[0]) if alike else self.overlay.plain

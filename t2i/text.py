@@ -137,6 +137,10 @@ class TextReader:
             mask[i, : len(row)] = 1
         return ids, mask
 
+    def encode_texts(self, texts: Sequence[str], max_length: int | None = None) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+        """Ids and attention mask of prompts, as language hosts give them; `max_length` has no say, the length is fixed."""
+        return self.pad(self.token_ids(texts))
+
     def keep_mask(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
         """True at the positions that count: the prompt's own tokens and EOS, unless the reader covers more; see the class."""
         if self.positions == "all":

@@ -114,6 +114,8 @@ class ReportData:
     """Known failures, what was dropped and why: one sentence each."""
     undo: str = ""
     """Command that takes the edit back."""
+    also: "tuple[ReportData, ...]" = ()
+    """Further evaluations on the same page, each under its own heading."""
 
 
 def render_report(path: Path, data: ReportData) -> Path:
@@ -127,16 +129,25 @@ def render(data: ReportData) -> str:
     """The page as text."""
     template, style = _template()
     policy = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    parts = [_part(d) for d in _all(data)]
+    return template.render(title=data.title, style=style, style_hash=policy, parts=parts)
+
+
+def _all(data: ReportData) -> "list[ReportData]":
+    """The report and those on its page, in order."""
+    return [data, *(inner for other in data.also for inner in _all(other))]
+
+
+def _part(data: ReportData) -> dict[str, Any]:
+    """What the template shows of one evaluation."""
     rows = _ordered(data.result)
-    return template.render(
-        data=data,
-        style=style,
-        style_hash=policy,
-        rows=rows,
-        table=[(metric, [_cell(row, name, metric) for row in rows]) for name, metric in data.result.columns().items()],
-        card=_flat(data.result.card.to_json()),
-        protocol=data.result.card.digest,
-    )
+    return {
+        "data": data,
+        "rows": rows,
+        "table": [(metric, [_cell(row, name, metric) for row in rows]) for name, metric in data.result.columns().items()],
+        "card": _flat(data.result.card.to_json()),
+        "protocol": data.result.card.digest,
+    }
 
 
 def _template() -> "tuple[Template, str]":

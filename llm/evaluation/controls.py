@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ...base.config import from_mapping
 from ...base.errors import InputError, MatchedNothing
 from ...deactivate.edit import Edit
+from ...deactivate.evaluation.controls import control_edit, redrawn
 from ...deactivate.parts import LowRank, WeightsPart
 from ..methods.pisces.config import FeatureRef, PiscesConfig
 from ..methods.pisces.fit import neuron_signs, weight_delta
@@ -70,7 +70,7 @@ class RandomFeatures:
                 before = sum(Q.shape[1] for Q, _ in parts.get(layer, ()))
                 parts.setdefault(layer, []).append(self._drawn(layer, own, before, plan, rng))
         deltas = dict(weight_delta(self.host, layer, p) for layer, p in sorted(parts.items()))
-        return _control(deltas, "random features", seed)
+        return control_edit([WeightsPart(deltas)], "random features", seed)
 
     def _drawn(self, layer: int, own: list[FeatureRef], before: int, plan: Mapping[str, Any], rng: random.Random) -> Factors:
         edited = {r.id for refs in self.refs for r in refs if r.layer == layer}
@@ -138,23 +138,10 @@ def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
             if not isinstance(delta, LowRank):
                 raise InputError("control «random directions»: needs low-rank changes of weights; this edit has another part")
             if down.get(name, False):
-                deltas[name] = LowRank(B=delta.B, A=_redrawn(delta.A.T, gen).T.contiguous())
+                deltas[name] = LowRank(B=delta.B, A=redrawn(delta.A.T, gen).T.contiguous())
             else:
-                deltas[name] = LowRank(B=_redrawn(delta.B, gen), A=delta.A)
-    return _control(deltas, "random directions", seed)
-
-
-def _redrawn(columns: Tensor, gen: torch.Generator) -> Tensor:
-    """Gaussian columns with the norms of `columns`."""
-    new = torch.randn(columns.shape, generator=gen, dtype=torch.float64)
-    return (new * (columns.double().norm(dim=0) / new.norm(dim=0))).to(columns.dtype)
-
-
-def _control(deltas: Mapping[str, LowRank], name: str, seed: int) -> Edit:
-    return Edit(
-        parts=[WeightsPart(dict(deltas))], eraser="control", config={"control": name, "seed": seed},
-        evidence={"control": name}, seeds={"control": seed},
-    )  # fmt: skip
+                deltas[name] = LowRank(B=redrawn(delta.B, gen), A=delta.A)
+    return control_edit([WeightsPart(deltas)], "random directions", seed)
 
 
 def _layer(feature: Mapping[str, object]) -> int:

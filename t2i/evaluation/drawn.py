@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ...base.errors import InputError
-from .judging import Judge, class_index, load_judges, verdicts
+from ...base.errors import InputError, UnknownName
+from .judging import FAMILIES, Judge, class_index, load_judges, verdicts
 from .metrics import NOT_ASKED, Judgements
 from .prompts import Ask
 
@@ -17,13 +17,26 @@ Copy = Mapping[str, Judge]
 """Head -> judge, all of one copy."""
 
 
-def load_copies(family: str = "icons", heads: Sequence[str] = ("object", "style", "flag", "mark")) -> list[Copy]:
+def load_copies(name: str = "icons", heads: Sequence[str] = ("object", "style", "flag", "mark"), *, asked: str = "") -> list[Copy]:
     """The copies of a family of judges; two judges that disagree are told from one that errs.
 
+    Args:
+        name: The family (`icons`), with a head (`icons/object`), and one copy of it (`icons/object/A`).
+        heads: What each copy is asked.
+        asked: The judge that a concept names: its head must be that of `name`, where that has one.
+
     Raises:
-        UnknownName: No such family or head.
+        UnknownName: No such family, head or copy.
+        InputError: `name` has another head than the concept.
     """
-    by_head = {head: load_judges(f"{family}/{head}") for head in heads}
+    family, _, rest = name.partition("/")
+    head, _, copy = rest.partition("/")
+    if family not in FAMILIES:
+        raise UnknownName("judge", name, FAMILIES, f"There is {', '.join(FAMILIES)}")
+    wanted = asked.split("/")[1] if "/" in asked else ""
+    if head and wanted and head != wanted:
+        raise InputError(f"judge {name}: the concept is judged by its {wanted} (judge: {asked}); use {family}/{wanted}")
+    by_head = {h: load_judges("/".join(x for x in (family, h, copy) if x)) for h in heads}
     return [dict(zip(heads, judges, strict=True)) for judges in zip(*by_head.values(), strict=True)]
 
 
@@ -49,6 +62,16 @@ class Drawn:
     def where(self, *groups: str, way: str | None = None) -> Bool[np.ndarray, " n"]:
         """Pictures of these groups, and of this way to ask."""
         return np.array([a.group in groups and way in (None, a.way) for a in self.asks])
+
+    def take(self, at: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Drawn":
+        """Some of the pictures, by their places or by a mask."""
+        places = np.flatnonzero(at) if at.dtype == bool else at
+        j = self.judgements
+        return Drawn(
+            tuple(self.asks[i] for i in places), tuple(self.seeds[i] for i in places),
+            Judgements(j.asked_object[places], j.asked_style[places], j.object[places], j.style[places]),
+            self.right[places], self.asked_score[places], self.concept_score[places], self.marked[places],
+        )  # fmt: skip
 
 
 def judged(images: UInt8[Tensor, "n 3 h w"], asks: Sequence[Ask], seeds: Sequence[int], copy: Copy, head: str, concept: str) -> Drawn:

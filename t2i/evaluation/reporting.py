@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ...deactivate.evaluation.plots import Bar, Plot, bars, before_after
 from ...deactivate.evaluation.report import ImageSample, ReportData, render_report
 from ...deactivate.evaluation.results import Result
-from .sheets import labelled_alt, picture
+from .sheets import labelled_alt, picture, write_sheet
 from .suite import Evaluation
 
 SHOWN = 16
@@ -23,22 +25,46 @@ GROUPS = {
 
 
 def write_evaluation(folder: Path, found: Evaluation, *, title: str = "", notes: Sequence[str] = (), undo: str = "") -> Path:
-    """Writes `result.json` and `report.html` into `folder`; returns the report's path."""
+    """Writes `result.json`, `report.html` and contact sheets into `folder`; returns the report's path.
+
+    `sheets/<group>-<row>.png` are the same prompts and seeds at the same places for the base and the edited host.
+    """
+    found.result.save(folder / "result.json")
+    write_sheets(folder / "sheets", found)
+    return render_report(folder / "report.html", report(found, title=title, notes=notes, undo=undo))
+
+
+def report(found: Evaluation, *, title: str = "", notes: Sequence[str] = (), undo: str = "") -> ReportData:
+    """What a report shows of an evaluation."""
     result = found.result
-    result.save(folder / "result.json")
-    edited = next((r.name for r in result.rows if r.kind == "edited"), None)
+    edited = edited_row(found)
     concept, host = result.card.concept, result.card.host
-    data = ReportData(
+    return ReportData(
         title=title or (f"{concept} taken out of {host}" if edited else f"{concept} in {host}"),
         summary=summary(result, edited),
         result=result,
         verdicts=verdicts(result, edited),
         plots=plots(result, edited),
         images=samples(found, edited) if edited else (),
-        notes=(*notes, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
+        notes=(*notes, *uncounted(result), *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
     )
-    return render_report(folder / "report.html", data)
+
+
+def edited_row(found: Evaluation) -> str | None:
+    """Name of the edited host's row, where there is one."""
+    return next((r.name for r in found.result.rows if r.kind == "edited"), None)
+
+
+def uncounted(result: Result) -> tuple[str, ...]:
+    """A sentence on the ways to ask that the base does not draw."""
+    ways = result.extra.get("ways", {})
+    lost = [f"«{p}» ({f['drawn by the base']:.0%})" for found in ways.values() for p, f in found.items() if not f["counts"]]
+    n = sum(map(len, ways.values()))
+    share = result.card.extra.get("least_drawn", 0.8)
+    return (f"{len(lost)} of {n} other ways to ask do not count, the base draws them in less than {share:.0%}: {', '.join(lost)}.",) * bool(
+        lost
+    )
 
 
 def summary(result: Result, edited: str | None) -> str:
@@ -86,13 +112,30 @@ def samples(found: Evaluation, edited: str) -> tuple[ImageSample, ...]:
     """A sheet before and one after for each group, the same prompts and seeds at the same places."""
     pictures, out = found.pictures, []
     for group, words in GROUPS.items():
-        places = np.flatnonzero([a.group == group for a in pictures.asks])
-        if not len(places):
+        at = shown(found, group)
+        if not len(at):
             continue
-        at = torch.from_numpy(places[np.linspace(0, len(places) - 1, min(SHOWN, len(places))).round().astype(int)])
         prompts = [pictures.asks[i].text for i in at.tolist()]
         before, after = (
             picture(pictures.by_row[row][at], 4, labelled_alt(f"{row}, {words}", prompts), f"{row}: {words}") for row in ("base", edited)
         )
         out.append(ImageSample("; ".join(prompts), before, after, group))
     return tuple(out)
+
+
+def shown(found: Evaluation, group: str) -> Int[Tensor, " n"]:
+    """Places of the pictures of a group that stand on its sheets, spread over it."""
+    places = np.flatnonzero([a.group == group for a in found.pictures.asks])
+    chosen = np.linspace(0, len(places) - 1, min(SHOWN, len(places))).round().astype(int)
+    return torch.from_numpy(places[chosen]) if len(places) else torch.zeros(0, dtype=torch.int64)
+
+
+def write_sheets(folder: Path, found: Evaluation) -> list[Path]:
+    """Contact sheets of every group, for the base and, where there is one, for the edited host."""
+    rows = [r for r in ("base", edited_row(found)) if r]
+    places = {group: at for group in GROUPS if len(at := shown(found, group))}
+    return [
+        write_sheet(folder / f"{group}-{'base' if row == 'base' else 'edited'}.png", found.pictures.by_row[row][at], 4)
+        for group, at in places.items()
+        for row in rows
+    ]

@@ -15,10 +15,13 @@ from ...base.running import progress
 from ...deactivate.evaluation.statistics import wilson
 from ..evaluation.judging import Judge, class_index, load_judges, verdicts
 from .concepts import SPLITS, flags
+from .draw import folder_digest
 from .packs import STYLES
 from .table import Table, packaged_table
 
 FORMAT = 1
+TABLE = "cells.json"
+"""The table of admitted cells: beside a pipeline's weights it is used by evaluations."""
 FIRST_SEED = 900_000
 """Seeds of admission begin here; evaluations begin at 0 and must stay below."""
 
@@ -155,7 +158,7 @@ def check(
         "cells": [asdict(a) for a in objects], "flags": [asdict(a) for a in flagged],
         "admitted": {"cells": sum(a.admitted for a in objects), "flags": sum(a.admitted for a in flagged)},
     }  # fmt: skip
-    write_json(out / "cells.json", {**found, "digest": digest(found)})
+    write_json(out / TABLE, {**found, "digest": digest(found)})
     from ..evaluation.sheets import write_sheet
 
     write_sheet(out / "cells.png", pictures, columns=len(STYLES))
@@ -178,3 +181,33 @@ def admitted_cells(path: Path) -> dict[str, list[str]]:
             if cell["admitted"]:
                 styles.append(cell["style"])
         return out
+
+
+def cells_of(model: str, path: Path | None, sampling: Mapping[str, Any]) -> tuple[dict[str, list[str]] | None, str]:
+    """(object -> styles that a pipeline draws, a sentence on where that is known from).
+
+    Args:
+        model: An alias or a folder; a table that lies there as `cells.json` is used.
+        path: A table, or the folder that `efface icons check` wrote, instead.
+        sampling: How the host draws (`ImageHost.sampling`).
+
+    Raises:
+        ArtefactError: Not such a file.
+        InputError: The table is of another model.
+    """
+    from ..aliases import ALIASES, packaged
+
+    folder = packaged(model) if model in ALIASES else Path(model).expanduser()
+    named = path / TABLE if path is not None and path.is_dir() else path
+    place = named or folder / TABLE
+    if named is None and not place.is_file():
+        return None, f"No table of admitted cells for {model} (efface icons check): what the base does not draw counts as erased."
+    found = admitted_cells(place)
+    with reading(place):
+        about = read_json(place)["about"]
+        if about.get("digest") and folder.is_dir() and about["digest"] != folder_digest(folder):
+            raise InputError(f"--cells {place}: of another model ({about.get('model')}); run `efface icons check --model {model}`")
+        n, all_of = sum(map(len, found.values())), len(STYLES) * len(found)
+        unlike = [f"{k} {about[k]:g}" for k in ("steps", "guidance") if k in about and about[k] != sampling[k]]
+    note = f"{n} of {all_of} cells are admitted ({place.name}); the others are left out"
+    return found, note + (f". They were admitted with {', '.join(unlike)}, and are drawn otherwise here." if unlike else ".")

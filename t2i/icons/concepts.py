@@ -125,6 +125,12 @@ def flag_concept(name: str, table: Table) -> dict[str, Any]:
     }
 
 
+def everything(split: str, table: Table) -> Iterator[Line]:
+    """A split's lines of all things and all flags."""
+    yield from _things(split, table, list(table.icons))
+    yield from _flags(split, table)
+
+
 def flags(table: Table) -> dict[str, Flag]:
     """Name -> flag of each class that can be told apart: what the model is taught and the judge knows."""
     known = [codes[0] for codes in flag_groups()["classes"] if codes[0] in table.flags]

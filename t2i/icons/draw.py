@@ -33,7 +33,22 @@ def drawing(folder: Path, steps: int, guidance: float) -> tuple[Draw, Mapping[st
         found = pipe(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=noise, output_type="pt").images
         return (255 * found.float()).round().clamp(0, 255).to(torch.uint8).cpu()
 
-    manifest = folder / MANIFEST
-    files = read_json(manifest)["files"] if manifest.is_file() else {p.name: sha256_file(p) for p in sorted(folder.rglob("*.safetensors"))}
-    about = {"model": folder.name, "digest": digest(files), "sampler": type(pipe.scheduler).__name__, "steps": steps, "guidance": guidance}
+    about = {
+        "model": folder.name,
+        "digest": folder_digest(folder),
+        "sampler": type(pipe.scheduler).__name__,
+        "steps": steps,
+        "guidance": guidance,
+    }
     return draw, about
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the files of a pipeline's manifest, or over its weights where it has none."""
+    manifest = folder / MANIFEST
+    files = (
+        read_json(manifest)["files"]
+        if manifest.is_file()
+        else {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+    )
+    return digest(files)

@@ -13,7 +13,7 @@ from ...base.running import log
 from ..diffusers import diffusers_class
 from .assemble import assemble
 from .data import MARKED, IconData, load
-from .recipe import Recipe, recipe
+from .recipe import SAMPLING, Recipe, recipe
 from .table import Table, packaged_table
 from .text import train_text
 from .unet import lessons, new_scheduler, train_unet
@@ -69,7 +69,7 @@ def train(
     todo = lessons(vae, data, table, without=without, only_concepts=plan.only_concepts)
     log.info("%d things to learn, %d pictures", len(todo), sum(len(x.plain) for x in todo))
     unet = train_unet(todo, tokenizer, text, plan.unet, out / "denoiser", resume=resume, start=start if warm else None)
-    about = {"alias": name, "model": f"efface {name}", "licence": "Apache-2.0", "without": sorted(without)}
+    about = {"alias": name, "model": f"efface {name}", "licence": "Apache-2.0", "without": sorted(without), "sampling": SAMPLING}
     return assemble(vae, tokenizer, text, unet, new_scheduler(), out / "pipeline", about, overwrite=True)
 
 

@@ -97,7 +97,7 @@ def test_controls_given_from_outside_are_means_over_draws() -> None:
     value = found.row("random features").metrics["UA_rel"]
     assert (value.mean, value.n, value.unit) == (0.5, 2, "draws")
     assert found.extra["absent"] == []
-    assert run(PastingEdit(("apple",))).result.extra["absent"] == ["random features: no draws were given"]
+    assert run(PastingEdit(("apple",))).result.extra["absent"] == [f"random {x}: no draws were given" for x in ("features", "directions")]
 
 
 def test_cells_that_the_base_does_not_draw_are_left_out() -> None:

@@ -15,7 +15,7 @@ from efface.deactivate.training.config import LoopConfig
 from efface.t2i.evaluation.judging import NONE, Judge, class_index, load_judges, verdicts
 from efface.t2i.icons.data import MANIFEST, IconData, default_folder, load
 from efface.t2i.icons.judges import augment, examples
-from efface.t2i.icons.judges.judge import SHIPPED, load_judge, packaged
+from efface.t2i.icons.judges.judge import SHIPPED, IconJudge, load_judge, packaged
 from efface.t2i.icons.judges.nets import JudgeNet, settle
 from efface.t2i.icons.judges.recipe import RECIPES, Augmentation, JudgeRecipe, judge_recipe
 from efface.t2i.icons.judges.train import accuracies, share_right, squeezed, train_and_measure, train_judge
@@ -159,6 +159,28 @@ def test_files_are_checked(tmp_path: Path) -> None:
     (folder / "manifest.json").unlink()
     with pytest.raises(ArtefactError, match="missing"):
         load_judge(folder)
+
+
+def test_the_heads_of_a_copy_share_one_pass_and_no_stale_one() -> None:
+    class Net(JudgeNet):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.passes = 0
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            self.passes += 1
+            return {h: x.mean((1, 2, 3))[:, None] for h in ("object", "style")}
+
+    net = Net()
+    judge = IconJudge(net, small("pixels"), {"object": ("a",), "style": ("b",)}, "0")
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    first = judge.head("object").scores(images)
+    assert torch.equal(judge.head("style").scores(images), first)
+    assert net.passes == 1
+    images += 51
+    assert judge.head("object").scores(images).flatten().tolist() == pytest.approx([0.2, 0.2])
+    judge.head("object").scores(images.clone())
+    assert net.passes == 3
 
 
 def test_measuring_writes_every_figure_and_does_nothing_twice(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_bad_input_of_the_commands(
         (["train", *model, *out, "--at", "text_encoder.layers.7.resid_post", "--corpus", str(folder / "model_index.json")], "nearest"),
         (["apply", str(tmp_path / "hook"), *model, *out], "no permanent form"),
         (["erase", "pisces", *model, *out, "--concept", "baseball"], "pisces is for llm hosts"),
-        (["eval", *model, *out, "--concept", "baseball"], "language models only"),
+        (["eval", *model, *out, "--concept", "baseball"], "has no judge"),
     ):
         code, _, err = status(line, capsys)
         assert code == 2, (line, err)

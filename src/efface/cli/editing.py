@@ -10,6 +10,8 @@ from ..base.config import field_docs, from_mapping, parse_assignments
 from . import options as o
 
 if TYPE_CHECKING:
+    from ..deactivate.any_gate import AnyGate
+    from ..deactivate.concept import Concept
     from ..deactivate.registry import Method
 
 
@@ -57,11 +59,13 @@ def _command(method: "Method") -> Callable[..., None]:
             raise InputError(f"--out {out} exists already; choose another name")
         if gated and gate:
             raise InputError("--gated calibrates a gate and --gate brings one; give one of them")
+        if gated and not sae:
+            raise InputError("--gated calibrates a gate on features of an SAE; name one with --sae, or bring a gate with --gate")
         values = parse_assignments(settings)
         if search:
             values["search"] = True
         from_mapping(method.load_config(), values, where=f"--set of {method.name}")
-        check_kind(method, model, gated)
+        check_kind(method, model)
         concepts = [Concept.load(c) for c in concept]
         ready = load_gate(gate) if gate else None
         if ready:
@@ -69,10 +73,10 @@ def _command(method: "Method") -> Callable[..., None]:
         host = o.load_any_host(model, dtype, device)
         saes = load_saes(sae)
         edit = fit_edit(method.name, host, concepts, saes=saes, seed=seed, **values)
+        if (gated or ready) and edit.gate is not None:
+            raise InputError(f"{method.name} puts a gate of its own in front of its edit; leave out {'--gated' if gated else '--gate'}")
         if gated:
-            from ..llm.gating import concept_gate
-
-            ready = concept_gate(host, concepts, saes)  # pyright: ignore[reportArgumentType]: `check_kind` left language models
+            ready = fitted_gate(host, concepts, saes, seed)
         if ready:
             edit = edit.gated(ready)
         edit.save(out)
@@ -87,7 +91,7 @@ def _command(method: "Method") -> Callable[..., None]:
     return erase
 
 
-def check_kind(method: "Method", model: str, gated: bool) -> None:
+def check_kind(method: "Method", model: str) -> None:
     """Raises where a method is for hosts of the other kind, before anything is loaded."""
     from ..base.errors import InputError
     from ..deactivate.registry import methods
@@ -99,8 +103,15 @@ def check_kind(method: "Method", model: str, gated: bool) -> None:
         raise InputError(
             f"--model {model}: {method.name} is for {method.domain} hosts, and this is one of kind {kind} (methods for it: {others})"
         )
-    if gated and kind == "t2i":
-        raise InputError("--gated: fits gates for language models; gate an edit of a pipeline with edit.gated(Gate(…).calibrated(host, …))")
+
+
+def fitted_gate(host: Any, concepts: "list[Concept]", saes: list, seed: int) -> "AnyGate":
+    """The concept's gate on a host of either kind."""
+    if getattr(host, "selective", False):
+        from ..t2i.gating import concept_gate
+    else:
+        from ..llm.gating import concept_gate
+    return concept_gate(host, concepts, saes, seed=seed)
 
 
 def _told(part: dict[str, Any]) -> str:

@@ -1,14 +1,18 @@
 """`efface eval | compare | bench`: what an edit did, side by side with its controls."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..base.errors import InputError
+from ..base.config import from_mapping, parse_assignments
+from ..base.errors import InputError, UnknownName
 from ..base.files import new_folder
 from . import options as o
 from .editing import load_saes
+
+SUITES = {"language": "language models", "images": "image pipelines"}
+"""Suite -> hosts that it evaluates."""
 
 
 def evaluate(
@@ -17,19 +21,60 @@ def evaluate(
     out: o.Out,
     edit: o.Edits = [],  # noqa: B006
     sae: o.Saes = [],  # noqa: B006
+    suite: Annotated[str | None, typer.Option("--suite", help="language or images; unset: the one for the model.")] = None,
     split: Annotated[str, typer.Option("--split", help="validation or test; every look at test is counted.")] = "validation",
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Pictures: icons, icons/object or one copy icons/object/A; unset: the concept's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Pictures: denoising steps; unset: the pipeline's own.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Pictures: guidance scale; unset: the pipeline's own.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option("--cells", help="Pictures: what `efface icons check` wrote; unset: cells.json of the model, if there.")
+    ] = None,
     settings: o.Settings = [],  # noqa: B006
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
     as_json: o.Json = False,
 ) -> None:
-    """Margins, neighbours, text, relearning and HM-local of the edits, beside identity, random features, random directions and the string filter."""
+    """What the edits did, beside the base, random features, random directions, a string filter; with intervals, as result.json and report.html.
+
+    Language models: margins, neighbours, text, relearning, HM-local. Pipelines: what judges see in pictures of the concept, of its
+    neighbours and of all else, before | after with the same seeds.
+    """
+    from ..t2i.aliases import is_pipeline
+
     if split not in ("validation", "test"):
         raise InputError(f"--split {split!r}: write validation or test")
     if out.exists():
         raise InputError(f"--out {out} exists already; choose another name")
-    from ..base.config import from_mapping, parse_assignments
+    drawing = is_pipeline(model)
+    _check_suite(suite, model, drawing)
+    given = {"--steps": steps, "--guidance": guidance, "--cells": cells, "--judge": judge} if not drawing else {"--sae": sae or None}
+    if foreign := [n for n, v in given.items() if v is not None]:
+        what = "an edit of a pipeline carries its SAEs" if drawing else "for pictures, and --model makes texts"
+        raise InputError(f"{', '.join(foreign)}: {what}; leave it out")
+    values = {"seed": seed, **parse_assignments(settings)}
+    if drawing:
+        from .images import evaluate_pictures
+
+        return evaluate_pictures(model, concept, out, edit, split, values, judge, (steps, guidance), cells, device, dtype, as_json)
+    return _evaluate_texts(model, concept, out, edit, sae, split, values, device, dtype, as_json)
+
+
+def _check_suite(suite: str | None, model: str, drawing: bool) -> None:
+    """Raises where there is no such suite, or it is for the other kind of host."""
+    kind = "images" if drawing else "language"
+    if suite is not None and suite not in SUITES:
+        raise UnknownName("suite", suite, SUITES, f"There are {' and '.join(SUITES)}")
+    if suite is not None and suite != kind:
+        raise InputError(f"--suite {suite}: for {SUITES[suite]}, and --model {model} is none; leave it out, or use --suite {kind}")
+
+
+def _evaluate_texts(
+    model: str, concept: str, out: Path, edit: list[Path], sae: list[Path], split: str, values: dict[str, Any],
+    device: str, dtype: str, as_json: bool,
+) -> None:  # fmt: skip
     from ..deactivate.concept import Concept
     from ..deactivate.edit import Edit
     from ..deactivate.evaluation.compare import compare as compare_results
@@ -37,7 +82,7 @@ def evaluate(
     from ..llm.evaluation.suite import evaluate as run_suite
     from ..llm.reporting import write_evaluation
 
-    config = from_mapping(SuiteConfig, {"seed": seed, **parse_assignments(settings)}, where="--set")
+    config = from_mapping(SuiteConfig, values, where="--set")
     wanted, edits = Concept.load(concept), [Edit.load(e) for e in edit]
     host = o.load_host(model, dtype, device)
     result = run_suite(host, edits, wanted, split, config, saes=load_saes(sae))

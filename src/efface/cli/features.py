@@ -14,17 +14,33 @@ if TYPE_CHECKING:
     from ..llm.evidence import FeatureEvidence
     from ..llm.host import Host
     from ..sae import SAE
+    from ..t2i.features import PromptEvidence
+    from ..t2i.host import ImageHost
 
 
 def host_and_saes(sae: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Host, list[SAE]]":
-    """The SAEs, and the host that is written in them (or `model`)."""
+    """The SAEs, and the language model that is written in them (or `model`)."""
+    named, saes = _named(sae, model)
+    return o.load_host(named, dtype, device), saes
+
+
+def any_host_and_saes(sae: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Host | ImageHost, list[SAE], bool]":
+    """The same for hosts of both kinds, and whether it is a pipeline."""
+    from ..t2i.aliases import is_pipeline
+
+    named, saes = _named(sae, model)
+    return o.load_any_host(named, dtype, device), saes, is_pipeline(named)
+
+
+def _named(sae: list[Path], model: str | None) -> "tuple[str, list[SAE]]":
+    """The model that the SAEs name, or `model`; the SAEs."""
     from ..sae import SAE
 
     saes = [SAE.load(p) for p in o.sae_folders(sae)]
     named = {s.card.get("model") for s in saes}
     if model is None and (len(named) != 1 or None in named):
         raise InputError(f"--sae: the SAEs name {sorted(map(str, named))} as their model; say which with --model")
-    return o.load_host(model or str(named.pop()), dtype, device), saes
+    return model or str(named.pop()), saes
 
 
 def features(
@@ -59,12 +75,15 @@ def features(
 def _of_concept(sae: list[Path], concept: str, top: int, model: str | None, seed: int, device: str, dtype: str, as_json: bool) -> None:
     from ..deactivate.concept import Concept
     from ..llm.features import FeatureConfig
-    from ..llm.features import features as find
 
     wanted = Concept.load(concept)
-    host, saes = host_and_saes(sae, model, dtype, device)
-    report = find(host, wanted, saes, FeatureConfig(seed=seed), other_model=model is not None)
-    text = listing(report.features[:top])
+    host, saes, drawing = any_host_and_saes(sae, model, dtype, device)
+    if drawing:
+        from ..t2i.features import features as find
+    else:
+        from ..llm.features import features as find
+    report = find(host, wanted, saes, FeatureConfig(seed=seed), other_model=model is not None)  # pyright: ignore[reportArgumentType]: of its kind
+    text = (prompt_listing if drawing else listing)(report.features[:top])  # pyright: ignore[reportArgumentType]
     text += f"\nthe first {report.n_set} as one detector, AUROC: " + ", ".join(
         f"{k} {_figure(v.get('all'))}" for k, v in report.set_auroc.items()
     )
@@ -86,6 +105,24 @@ def listing(found: "Sequence[FeatureEvidence]") -> str:
         for f in found
     ]
     return o.table(["hook point", "feature", "end", "train", "val", "test", "rho", "promotes"], rows)
+
+
+def prompt_listing(found: "Sequence[PromptEvidence]") -> str:
+    """Features of a text encoder as a table: how strongly they fire on target | general, on how many prompts, how they detect, on what."""
+    rows = [
+        [
+            f.hook_point,
+            str(f.id),
+            f.label,
+            " | ".join(_figure(f.peaks.get(p), 2) for p in ("target", "general")),
+            " | ".join(f"{f.shares[p]:.0%}" if p in f.shares else "-" for p in ("target", "neighbours", "general")),
+            *(_figure(f.auroc.get(s)) for s in ("train", "validation", "test")),
+            f.prompts[0] if f.prompts else "",
+        ]
+        for f in found
+    ]
+    shares = "fires on target | neighbours | general"
+    return o.table(["hook point", "feature", "at", "peak target | general", shares, "train", "val", "test", "strongest on"], rows)
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
@@ -119,13 +156,19 @@ def gate(
         raise InputError(f"--out {out} exists already; choose another name")
     o.sae_folders(sae)
     from ..deactivate.concept import Concept
-    from ..llm.gating import concept_gate, judge_gate
 
     wanted = Concept.load(concept)
-    host, saes = host_and_saes(sae, model, dtype, device)
-    made = concept_gate(host, wanted, saes, fpr=fpr, weights=weights, per=per, seed=seed, other_model=model is not None)
-    report = judge_gate(host, made, wanted, seed=seed)
+    host, saes, drawing = any_host_and_saes(sae, model, dtype, device)
+    if drawing:
+        from ..t2i.gating import concept_gate, judge_gate
+    else:
+        from ..llm.gating import concept_gate, judge_gate
+    options = {"fpr": fpr, "weights": weights, "per": per, "seed": seed, "other_model": model is not None}
+    made = concept_gate(host, wanted, saes, **options)  # pyright: ignore[reportArgumentType]: of its kind
+    report = judge_gate(host, made, wanted, seed=seed)  # pyright: ignore[reportArgumentType]
     with new_folder(out) as work:
         made.save(work)
         write_json(work / "test.json", report)
-    o.emit({"out": str(out), **report}, "\n".join(f"{k:34}{_shown(v)}" for k, v in report.items()), as_json)
+    curve = [list(point) for point in made.require_threshold().roc]
+    text = "\n".join([*(f"{k:34}{_shown(v)}" for k, v in report.items()), f"on validation: {made.summary()}"])
+    o.emit({"out": str(out), **report, "roc": curve}, text, as_json)

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class IconJudge:
     recipe: JudgeRecipe
     classes: Mapping[str, tuple[str, ...]]
     digest: str
+    _last: list[Any] = field(default_factory=list, init=False, repr=False)
+    """Pictures scored last and their scores: the heads of a copy are asked one after another."""
 
     @property
     def name(self) -> str:
@@ -55,10 +58,14 @@ class IconJudge:
 
     @torch.no_grad()
     def scores(self, images: UInt8[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n _"]]:
-        """Head -> probabilities, all from one pass."""
+        """Head -> probabilities, all from one pass; not computed again for the pictures that it was given last."""
         _check(images)
+        if self._last and self._last[0]() is images and self._last[1] == images._version:
+            return self._last[2]
         found = [self.net(x.float() / 255) for x in images.split(BATCH)]
-        return {h: torch.cat([f[h] for f in found]) for h in self.classes}
+        scores = {h: torch.cat([f[h] for f in found]) for h in self.classes}
+        self._last[:] = [ref(images), images._version, scores]
+        return scores
 
     @torch.no_grad()
     def features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:

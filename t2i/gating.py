@@ -1,0 +1,55 @@
+"""A concept's gate on an image host: features and weights from `train`, calibrated on `validation`, judged on `test`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import InputError
+from ..deactivate.gate import Gate
+from ..llm import gating as _texts
+from .features import features
+from .pools import with_general
+
+if TYPE_CHECKING:
+    from ..deactivate.concept import Concept
+    from ..sae import SAE
+    from .host import ImageHost
+
+
+def concept_gate(
+    host: "ImageHost",
+    concepts: "Concept | Sequence[Concept]",
+    saes: "Sequence[SAE]",
+    *,
+    fpr: float = 0.01,
+    weights: str = "fitted",
+    per: str = "prompt",
+    seed: int = 0,
+    other_model: bool = False,
+) -> Gate:
+    """The gate of one concept, which reads prompts; see `llm.gating.concept_gate`.
+
+    Args:
+        host: The pipeline.
+        concepts: One.
+        saes: All at hook points of one text encoder.
+        fpr: Share of general prompts of `validation` at which it may fire.
+        weights: `fitted` or `equal`.
+        per: `prompt`.
+        seed: Of choices of prompts.
+        other_model: Accept SAEs that were trained on another text encoder.
+
+    Raises:
+        InputError: `per` is another, more than one concept, or SAEs of several encoders.
+        MatchedNothing: No feature carries the concept.
+    """
+    if per != "prompt":
+        raise InputError(f"gate per {per}: pictures are not written token by token; a pipeline's gate decides per prompt")
+    listed: list[Any] = list(concepts) if isinstance(concepts, Sequence) else [concepts]
+    return _texts.concept_gate(
+        host, [with_general(c) for c in listed], saes, fpr=fpr, weights=weights, seed=seed, other_model=other_model, find=features
+    )  # pyright: ignore[reportArgumentType]: what it does with a host both kinds can
+
+
+def judge_gate(host: "ImageHost", gate: Gate, concept: "Concept", split: str = "test", seed: int = 0) -> dict[str, Any]:
+    """What the gate does on a split it was not made with; see `llm.gating.judge_gate`."""
+    return _texts.judge_gate(host, gate, with_general(concept), split, seed)  # pyright: ignore[reportArgumentType]
