@@ -35,8 +35,9 @@ def seeds_of(prompts: Sequence[str], seed: int, seeds: Sequence[int] | None) -> 
 def own(pipeline: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
     """(steps, guidance scale): as given, or the pipeline's own."""
     known = inspect.signature(type(pipeline).__call__).parameters
-    found = (known[n].default if given is None else given for n, given in (("num_inference_steps", steps), ("guidance_scale", guidance)))
-    return checked(*found)
+    return checked(
+        known["num_inference_steps"].default if steps is None else steps, known["guidance_scale"].default if guidance is None else guidance
+    )
 
 
 def guidance_of(host: "ImageHost", guidance: float | None) -> float:

@@ -45,9 +45,10 @@ def concept_gate(
     if per != "prompt":
         raise InputError(f"gate per {per}: pictures are not written token by token; a pipeline's gate decides per prompt")
     listed: list[Any] = list(concepts) if isinstance(concepts, Sequence) else [concepts]
+    read: Any = host  # what is done with a host there both kinds can
     return _texts.concept_gate(
-        host, [with_general(c) for c in listed], saes, fpr=fpr, weights=weights, seed=seed, other_model=other_model, find=features
-    )  # pyright: ignore[reportArgumentType]: what it does with a host both kinds can
+        read, [with_general(c) for c in listed], saes, fpr=fpr, weights=weights, seed=seed, other_model=other_model, find=features
+    )
 
 
 def judge_gate(host: "ImageHost", gate: Gate, concept: "Concept", split: str = "test", seed: int = 0) -> dict[str, Any]:

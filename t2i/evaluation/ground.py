@@ -30,7 +30,11 @@ class ImageHost(Protocol):
     """
 
     name: str
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """Of everything that draws."""
+        ...
 
     @property
     def sampling(self) -> Mapping[str, Any]:
