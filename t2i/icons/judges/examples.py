@@ -68,7 +68,7 @@ class Bank:
     flag_labels: Int[Tensor, "f labels"]
 
     def batch(
-        self, recipe: JudgeRecipe, crowding: Mapping[str, Float[Tensor, " n"]] | None = None
+        self, recipe: JudgeRecipe, crowding: Mapping[str, Float[Tensor, " _"]] | None = None
     ) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n labels"]]:
         """Pictures in [0, 1], a share of them under the mark, before augmentation; and their labels.
 
@@ -89,7 +89,7 @@ class Bank:
         blank = torch.tensor([self.none["object"], ABSENT, self.none["flag"], 0, self.none["drawing"]]).expand(len(rest), -1)
         return torch.cat([x, rest]), torch.cat([y, blank])
 
-    def crowding(self) -> dict[str, Float[Tensor, " n"]]:
+    def crowding(self) -> dict[str, Float[Tensor, " _"]]:
         """`main` and `flags` -> 1 / (0.02 + distance to the nearest drawing that has another label): how easily each is mistaken."""
         groups = {"main": (self.main, self.main_labels[:, -1]), "flags": (self.flags, self.flag_labels[:, HEADS.index("flag")])}
         found = {}

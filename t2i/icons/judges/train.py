@@ -61,7 +61,7 @@ def train_judge(
 
 def fit_judge(
     net: JudgeNet, bank: Bank, table: Table, recipe: JudgeRecipe, loop: LoopConfig, out: Path, resume: bool = False,
-    crowding: Mapping[str, Float[Tensor, " n"]] | None = None,
+    crowding: Mapping[str, Float[Tensor, " _"]] | None = None,
 ) -> Path:  # fmt: skip
     """One training of `net`, and its discriminant if it has one; the folder `out/judge`. With `crowding` it is the second one."""
     shares = {"main": recipe.refine_main, "other": recipe.refine_other, "flags": recipe.refine_flags} if crowding else {}
