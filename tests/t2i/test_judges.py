@@ -15,8 +15,9 @@ from efface.deactivate.training.config import LoopConfig
 from efface.t2i.evaluation.judging import NONE, Judge, class_index, load_judges, verdicts
 from efface.t2i.icons.data import MANIFEST, IconData, default_folder, load
 from efface.t2i.icons.judges import augment, examples
+from efface.t2i.icons.judges.discriminant import RIDGE, Discriminant, edges_and_colours
 from efface.t2i.icons.judges.judge import SHIPPED, IconJudge, load_judge, packaged
-from efface.t2i.icons.judges.nets import JudgeNet, settle
+from efface.t2i.icons.judges.nets import JudgeNet, settle, with_opinion
 from efface.t2i.icons.judges.recipe import RECIPES, Augmentation, JudgeRecipe, judge_recipe
 from efface.t2i.icons.judges.train import accuracies, share_right, squeezed, train_and_measure, train_judge
 from efface.t2i.icons.table import packaged_table
@@ -95,6 +96,7 @@ def test_augmentation_changes_pictures_and_does_nothing_at_no_strength() -> None
     torch.testing.assert_close(augment.blurred(flat, 1.5), flat, atol=1e-6, rtol=0)
     torch.testing.assert_close(augment.quantised(x, torch.full((len(x),), 1e-6)), x, atol=1e-5, rtol=0)
     assert float((augment.quantised(x, torch.full((len(x),), 0.3)) - x).abs().mean()) > 1e-3
+    assert torch.equal(augment.highest(x), torch.nn.functional.max_pool2d(x, 3, 1, 1))
     line = torch.ones(40, 3, 64, 64)
     line[:, :, 32] = 0
     faded = augment.fade_lines(line)[:, 0, 32].mean(1)
@@ -134,6 +136,62 @@ def test_training_learns_resumes_to_the_bit_and_leaves_a_judge(architecture: str
             train_judge(data(), names, first, tmp_path / "part")
     part = load_judge(train_judge(data(), names, recipe, tmp_path / "part", resume=True))
     assert part.digest == whole.digest
+
+
+def test_what_is_close_to_something_else_is_shown_more_often() -> None:
+    icons = data()
+    icons.drawings[3, 1] = icons.drawings[2, 1]  # one drawing in two styles
+    weights = examples.make_bank(icons, table()).crowding()["main"].unflatten(0, (8, 5))
+    assert float(weights[3, 1]) == float(weights[2, 1]) == pytest.approx(50)
+    assert float(weights[3, 2]) < 50
+
+
+def test_a_discriminant_is_the_log_likelihood_of_gaussians_of_one_covariance() -> None:
+    torch.manual_seed(0)
+    draws = [drawings()[:2].flatten(0, 1).float() / 255 + 0.1 * torch.randn(10, 3, 64, 64) for _ in range(6)]
+    found = Discriminant(10, rank=9)  # as many directions as ten means have
+    found.fit([d] for d in draws)
+    x = torch.stack([edges_and_colours(d).double() for d in draws])
+    means = x.mean(0)
+    apart = (x - means).flatten(0, 1)
+    within = apart.T @ apart / 50
+    within += RIDGE * within.diagonal().mean() * torch.eye(len(within))
+    asked = draws[0][3:5]
+    weights = torch.linalg.solve(within, means.T)
+    wanted = edges_and_colours(asked).double() @ weights - 0.5 * (means.T * weights).sum(0)
+    close = found(asked) - found(asked).mean(1, keepdim=True), wanted - wanted.mean(1, keepdim=True)
+    torch.testing.assert_close(close[0].double(), close[1], rtol=0.02, atol=0.02 * float(close[1].std()))
+    assert found(asked).argmax(1).tolist() == [3, 4]
+    assert float(Discriminant(10, 9)(asked).std()) == 0  # before it is fitted it says nothing
+    with pytest.raises(InputError, match="2 draws"):
+        found.fit([[draws[0]]])
+
+
+def test_an_opinion_leaves_the_odds_of_none() -> None:
+    logits, opinion = torch.randn(4, 6), torch.randn(4, 5)
+    told = with_opinion(logits, opinion)
+    torch.testing.assert_close(told.softmax(1)[:, -1], logits.softmax(1)[:, -1])
+    wanted = (logits[:, :-1] + opinion).softmax(1)
+    torch.testing.assert_close(told[:, :-1].softmax(1), wanted)
+    assert not torch.allclose(logits[:, :-1].softmax(1), wanted)
+
+
+def test_a_second_training_goes_on_from_the_first_and_adds_a_discriminant(tmp_path: Path) -> None:
+    recipe = small("pixels", 20)
+    recipe = dataclasses.replace(recipe, refine=dataclasses.replace(recipe.loop, steps=10), rank=12, draws=3, augmentation=Augmentation())
+    folder = train_judge(data(), table(), recipe, tmp_path)
+    first, second = load_judge(tmp_path / "first" / "judge"), load_judge(folder)
+    assert first.recipe.refine is None
+    assert first.net.discriminant is None
+    assert second.recipe == recipe
+    pictures = data().drawings[0]
+    x = pictures[:5].float() / 255
+    assert second.net.discriminant is not None
+    assert second.net.discriminant(x)[:, :40].argmax(1).tolist() == [0, 1, 2, 3, 4]
+    logits = second.net.logits(x)
+    assert not torch.allclose(second.net.probabilities(logits)["object"], second.scores(pictures[:5])["object"])
+    torch.testing.assert_close(second.scores(pictures)["flag"].sum(1), torch.ones(8))
+    assert not torch.equal(first.net.heads["mark"].weight, second.net.heads["mark"].weight)
 
 
 def test_files_are_checked(tmp_path: Path) -> None:

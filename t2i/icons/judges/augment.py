@@ -57,7 +57,17 @@ def displaced(x: Images, how: Augmentation) -> Images:
 def fade_lines(x: Images) -> Images:
     """Thin dark lines (max over 3 x 3) or thin light ones (min) fade, half each."""
     sign = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, 1.0, -1.0)
-    return mixed(x, sign * F.max_pool2d(sign * x, 3, 1, 1), 0.9 * torch.rand(len(x)))
+    return mixed(x, sign * highest(sign * x), 0.9 * torch.rand(len(x)))
+
+
+def highest(x: Images) -> Images:
+    """Maximum over 3 x 3, rows and columns in turn: equal to `max_pool2d`, which is many times slower on a CPU."""
+    for axis in (-2, -1):
+        n = x.shape[axis]
+        before, after = x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1)
+        wide = torch.cat([before, x, after], axis)
+        x = torch.maximum(torch.maximum(wide.narrow(axis, 0, n), x), wide.narrow(axis, 2, n))
+    return x
 
 
 def blurred(x: Images, sigma: float) -> Images:

@@ -49,6 +49,12 @@ def main_things(table: Table) -> list[int]:
     return [at[n] for n in names.values()]
 
 
+def flag_drawings(data: IconData) -> list[int]:
+    """Place of each drawing of a flag among the flag classes, pack by pack."""
+    group = {code: i for i, codes in enumerate(data.flag_classes) for code in codes}
+    return [group[c] for c in data.codes] * len(data.flags)
+
+
 @dataclass(frozen=True, eq=False)
 class Bank:
     """Drawings and labels; columns are `LABELS`, `ABSENT` where a head is not asked."""
@@ -61,20 +67,38 @@ class Bank:
     flags: UInt8[Tensor, "f 3 h w"]
     flag_labels: Int[Tensor, "f labels"]
 
-    def batch(self, recipe: JudgeRecipe) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n labels"]]:
-        """Pictures in [0, 1], a share of them under the mark, before augmentation; and their labels."""
+    def batch(
+        self, recipe: JudgeRecipe, crowding: Mapping[str, Float[Tensor, " _"]] | None = None
+    ) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "n labels"]]:
+        """Pictures in [0, 1], a share of them under the mark, before augmentation; and their labels.
+
+        Drawings and flags are drawn evenly, or in proportion to `crowding`.
+        """
         parts, labels = [], []
-        for share, pictures, wanted in (
-            (recipe.main, self.main, self.main_labels), (recipe.other, self.other, self.other_labels),
-            (recipe.flags, self.flags, self.flag_labels),
+        for name, share, pictures, wanted in (
+            ("main", recipe.main, self.main, self.main_labels), ("other", recipe.other, self.other, self.other_labels),
+            ("flags", recipe.flags, self.flags, self.flag_labels),
         ):  # fmt: skip
-            chosen = torch.randint(max(1, len(pictures)), (round(share * recipe.batch) if len(pictures) else 0,))
+            count = round(share * recipe.batch) if len(pictures) else 0
+            weights = (crowding or {}).get(name)
+            chosen = torch.randint(max(1, len(pictures)), (count,)) if weights is None else torch.multinomial(weights, count, True)
             parts.append(pictures[chosen].float() / 255)
             labels.append(wanted[chosen])
         x, y = marked_at_random(torch.cat(parts), torch.cat(labels), self.data, recipe.marked)
         rest = nothing(recipe.batch - len(x), self.main)
         blank = torch.tensor([self.none["object"], ABSENT, self.none["flag"], 0, self.none["drawing"]]).expand(len(rest), -1)
         return torch.cat([x, rest]), torch.cat([y, blank])
+
+    def crowding(self) -> dict[str, Float[Tensor, " _"]]:
+        """`main` and `flags` -> 1 / (0.02 + distance to the nearest drawing that has another label): how easily each is mistaken."""
+        groups = {"main": (self.main, self.main_labels[:, -1]), "flags": (self.flags, self.flag_labels[:, HEADS.index("flag")])}
+        found = {}
+        for name, (pictures, label) in groups.items():
+            small = F.avg_pool2d(pictures.float() / 255, 4).flatten(1)
+            apart = torch.cdist(small, small, p=1) / small.shape[1]
+            apart[label[:, None] == label[None, :]] = 1.0
+            found[name] = 1 / (0.02 + apart.amin(1))
+        return found
 
     @property
     def none(self) -> dict[str, int]:
@@ -99,8 +123,7 @@ def make_bank(data: IconData, table: Table, *, without_style: str | None = None)
     main_labels = torch.tensor([[c, s, no_flag, 0, s * len(names) + i] for s in kept for i, c in enumerate(things)])
     other = data.drawings[kept][:, [place[k] for k in rest]].flatten(0, 1)
     other_labels = torch.tensor([[no_object, s, no_flag, 0, n_drawings] for s in kept for _ in rest]).reshape(-1, len(LABELS))
-    group = {code: i for i, codes in enumerate(data.flag_classes) for code in codes}
-    flag_rows = torch.tensor([[no_object, ABSENT, group[c], 0, n_drawings] for c in data.codes]).repeat(len(data.flags), 1)
+    flag_rows = torch.tensor([[no_object, ABSENT, c, 0, n_drawings] for c in flag_drawings(data)])
     if not len(main) or not len(flag_rows):
         raise MatchedNothing("judges: no drawings or no flags to learn from")
     return Bank(data, main, main_labels, other, other_labels, data.flags.flatten(0, 1), flag_rows)

@@ -133,6 +133,7 @@ def save_judge(
         "recipe": dataclasses.asdict(recipe),
         "classes": {k: list(v) for k, v in classes.items()},
         "things": list(things),
+        "flags": net.flag_of.tolist(),
     }
     with new_folder(out, overwrite=overwrite) as work:
         save_tensors(work / WEIGHTS, halved, {"format": "pt"})
@@ -165,7 +166,7 @@ def load_judge(folder: Path) -> IconJudge:
         config = read_json(folder / CONFIG)
         recipe = _recipe(config["recipe"])
         classes = {head: tuple(names) for head, names in config["classes"].items()}
-        net = JudgeNet(recipe, classes, config["things"])
+        net = JudgeNet(recipe, classes, config["things"], config.get("flags", ()))
         try:
             counts = {k: v for k, v in net.state_dict().items() if not v.is_floating_point()}
             net.load_state_dict({k: v.float() for k, v in load_tensors(folder / WEIGHTS).items()} | counts)
@@ -177,10 +178,11 @@ def load_judge(folder: Path) -> IconJudge:
 
 
 def _recipe(values: Mapping[str, Any]) -> JudgeRecipe:
-    plain = {k: v for k, v in values.items() if k not in ("augmentation", "loop")}
+    plain = {k: v for k, v in values.items() if k not in ("augmentation", "loop", "refine")}
     augmentation = from_mapping(Augmentation, values["augmentation"], where="augmentation")
     loop = from_mapping(LoopConfig, values["loop"], where="loop")
-    return from_mapping(JudgeRecipe, {**plain, "augmentation": augmentation, "loop": loop}, where="recipe")
+    refine = from_mapping(LoopConfig, values["refine"], where="refine") if values.get("refine") else None
+    return from_mapping(JudgeRecipe, {**plain, "augmentation": augmentation, "loop": loop, "refine": refine}, where="recipe")
 
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "judges"

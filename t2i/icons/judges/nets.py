@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .discriminant import Discriminant
 from .recipe import JudgeRecipe
 
 
@@ -80,12 +81,16 @@ class JudgeNet(nn.Module):
         recipe: Of the trunk.
         classes: Head -> class list (`object`, `style`, `flag`, `mark`); the last object is `none`.
         things: Place in `classes["object"]` of each key of the main set; a drawing is a key in a style, style by style.
+        flags: Place in `classes["flag"]` of each drawing of a flag, where the recipe has a discriminant.
     """
 
     object_of: Tensor
     style_of: Tensor
+    flag_of: Tensor
 
-    def __init__(self, recipe: JudgeRecipe, classes: Mapping[str, Sequence[str]], things: Sequence[int]) -> None:
+    def __init__(
+        self, recipe: JudgeRecipe, classes: Mapping[str, Sequence[str]], things: Sequence[int], flags: Sequence[int] = ()
+    ) -> None:  # fmt: skip
         super().__init__()
         trunk = ConvolutionsTrunk if recipe.architecture == "convolutions" else PixelsTrunk
         self.trunk = trunk(recipe.widths, recipe.depth)
@@ -93,6 +98,9 @@ class JudgeNet(nn.Module):
         self.register_buffer("object_of", torch.tensor([*things] * self.n_styles + [self.n_objects - 1]), persistent=False)
         self.register_buffer("style_of", torch.arange(self.n_styles).repeat_interleave(len(things)), persistent=False)
         sizes = {"drawing": len(self.object_of), **{head: len(classes[head]) for head in ("style", "flag", "mark")}}
+        self.register_buffer("flag_of", torch.tensor([*flags], dtype=torch.long), persistent=False)
+        self.trust, n_drawings = (recipe.trust, recipe.trust_flags), len(self.style_of) + len(flags)
+        self.discriminant = Discriminant(n_drawings, recipe.rank) if recipe.rank else None
         self.heads = nn.ModuleDict({head: nn.Linear(self.trunk.width, n) for head, n in sizes.items()})
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
@@ -106,7 +114,20 @@ class JudgeNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n _"]]:
         """Head -> probabilities."""
-        return self.probabilities(self.logits(x))
+        return self.probabilities(self.advised(x, self.logits(x)))
+
+    def advised(self, x: Float[Tensor, "n 3 h w"], logits: Mapping[str, Float[Tensor, "n _"]]) -> dict[str, Float[Tensor, "n _"]]:
+        """Logits with the discriminant's opinion on which drawing or flag it is; whether it is one at all stays the network's."""
+        if self.discriminant is None:
+            return dict(logits)
+        drawing, flag = self.discriminant(x).split([len(self.style_of), len(self.flag_of)], 1)
+        drawing, flag = self.trust[0] * drawing, self.trust[1] * flag
+        flags = flag.new_zeros(len(x), logits["flag"].shape[1] - 1).index_add(1, self.flag_of, flag.softmax(1))
+        return {
+            **logits,
+            "drawing": with_opinion(logits["drawing"], drawing),
+            "flag": with_opinion(logits["flag"], flags.clamp(min=1e-30).log()),
+        }
 
     def probabilities(self, logits: Mapping[str, Float[Tensor, "n _"]]) -> dict[str, Float[Tensor, "n _"]]:
         """Head (`object`, `style`, `flag`, `mark`) -> probabilities."""
@@ -115,6 +136,12 @@ class JudgeNet(nn.Module):
         styles = drawing.new_zeros(len(drawing), self.n_styles).index_add(1, self.style_of, drawing[:, :-1])
         styles = styles + drawing[:, -1:] * logits["style"].softmax(1)
         return {"object": objects, "style": styles, "flag": logits["flag"].softmax(1), "mark": logits["mark"].softmax(1)}
+
+
+def with_opinion(logits: Float[Tensor, "n classes"], opinion: Float[Tensor, "n _"]) -> Float[Tensor, "n classes"]:
+    """`opinion` on all classes but the last, which is `none`, added to theirs; its odds against all of them together stay."""
+    some = logits[:, :-1]
+    return torch.cat([(some + opinion).log_softmax(1) + some.logsumexp(1, keepdim=True), logits[:, -1:]], 1)
 
 
 @torch.no_grad()

@@ -72,19 +72,39 @@ class JudgeRecipe:
     """Probability that a class needs to be said."""
     augmentation: Augmentation = Augmentation()
     loop: LoopConfig = _DEFAULT_LOOP
+    refine: LoopConfig | None = None
+    """A second training that begins with the weights of the first: more flags, and what is close to something else is shown more often.
+    None: there is none.
+    """
+    refine_main: float = 0.58
+    """`main` in the second training."""
+    refine_other: float = 0.09
+    """`other` in it."""
+    refine_flags: float = 0.28
+    """`flags` in it."""
+    rank: int = 0
+    """Directions of the discriminant that is asked beside the network; 0: there is none."""
+    draws: int = 12
+    """Augmented views of every drawing and flag that the discriminant is fitted on."""
+    trust: float = 0.1
+    """What its log-likelihoods of drawings are multiplied by: it takes views for Gaussian, and is surer than it may be."""
+    trust_flags: float = 0.4
+    """What those of flags are multiplied by."""
     short: int = 300
     """Steps of the trainings that leave a style out."""
 
 
-def _loop(seed: int, steps: int, lr: float) -> LoopConfig:
+def _loop(seed: int, steps: int, lr: float, warmup: int = 60) -> LoopConfig:
     return LoopConfig(
-        steps=steps, lr=lr, warmup=60, weight_decay=0.03, schedule="cosine", average=0.99, seed=seed, checkpoint_every=50, log_every=20
+        steps=steps, lr=lr, warmup=warmup, weight_decay=0.03, schedule="cosine", average=0.99, seed=seed, checkpoint_every=50, log_every=20
     )
 
 
 RECIPES = {
-    "A": JudgeRecipe("A", "convolutions", (48, 80, 128, 256), 1, seed=0, loop=_loop(0, 1200, 3e-3)),
-    "B": JudgeRecipe("B", "pixels", (320,), 3, seed=1, loop=_loop(1, 2000, 2e-3)),
+    "A": JudgeRecipe(
+        "A", "convolutions", (48, 80, 128, 256), 1, seed=0, loop=_loop(0, 1200, 3e-3), refine=_loop(2, 1000, 1.5e-3, 30), rank=60
+    ),
+    "B": JudgeRecipe("B", "pixels", (320,), 3, seed=1, loop=_loop(1, 2000, 2e-3), refine=_loop(3, 1500, 1e-3, 30), rank=48),
 }
 """By name."""
 

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from ....deactivate.training import fit_loop
 from ..data import IconData
 from ..table import Table
 from .augment import augmented
-from .examples import ABSENT, HEADS, Bank, judge_classes, labelled, main_things, make_bank, marked_at_random
+from .examples import ABSENT, HEADS, Bank, flag_drawings, judge_classes, labelled, main_things, make_bank, marked_at_random
 from .judge import IconJudge, load_judge, save_judge
 from .nets import JudgeNet, settle
-from .recipe import JudgeRecipe
+from .recipe import JudgeRecipe, LoopConfig
 
 SETTLING = 30
 """Batches that batch norms take their final statistics from."""
@@ -34,7 +34,7 @@ HELD_OUT_SEED = 1_000_003
 def train_judge(
     data: IconData, table: Table, recipe: JudgeRecipe, out: Path, *, resume: bool = False, without_style: str | None = None
 ) -> Path:
-    """Trains one copy; its folder is `out/judge`. A finished one is not trained again.
+    """Trains one copy, in one or two trainings; its folder is `out/judge`. A finished one is not trained again.
 
     Loss: cross-entropy of the drawing, of the style by looks, of the flag and of the mark, summed; a head is left out for pictures that
     it is not asked about.
@@ -45,25 +45,53 @@ def train_judge(
     """
     if (out / "judge").is_dir():
         return out / "judge"
-    bank, classes = make_bank(data, table, without_style=without_style), judge_classes(data, table)
+    bank, things = make_bank(data, table, without_style=without_style), main_things(table)
+    plain = dataclasses.replace(recipe, refine=None, rank=0)
     torch.manual_seed(recipe.seed)
-    net = JudgeNet(recipe, classes, main_things(table))
+    net = JudgeNet(plain, judge_classes(data, table), things)
+    if recipe.refine is None:
+        return fit_judge(net, bank, table, plain, recipe.loop, out, resume)
+    if not (out / "first" / "judge").is_dir():
+        fit_judge(net, bank, table, plain, recipe.loop, out / "first", resume)
+    first = load_judge(out / "first" / "judge").net
+    net = JudgeNet(recipe, judge_classes(data, table), things, flag_drawings(data))
+    net.load_state_dict(first.state_dict(), strict=False)
+    return fit_judge(net, bank, table, recipe, recipe.refine, out, resume, bank.crowding())
+
+
+def fit_judge(
+    net: JudgeNet, bank: Bank, table: Table, recipe: JudgeRecipe, loop: LoopConfig, out: Path, resume: bool = False,
+    crowding: Mapping[str, Float[Tensor, " _"]] | None = None,
+) -> Path:  # fmt: skip
+    """One training of `net`, and its discriminant if it has one; the folder `out/judge`. With `crowding` it is the second one."""
+    shares = {"main": recipe.refine_main, "other": recipe.refine_other, "flags": recipe.refine_flags} if crowding else {}
+    mixture = dataclasses.replace(recipe, **shares)
 
     def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
-        x, labels = bank.batch(recipe)
+        x, labels = bank.batch(mixture, crowding)
         logits, wanted = net.logits(augmented(x, recipe.augmentation)), labelled(labels)
         losses = [F.cross_entropy(logits[h], wanted[h], ignore_index=ABSENT) for h in logits]
         with torch.no_grad():
             said = net.probabilities(logits)
         return torch.stack(losses).sum(), {f"{h} right": share_right(said[h], wanted[h]) for h in HEADS}
 
-    result = fit_loop(step, dict(net.named_parameters()), recipe.loop, out, resume, desc=f"judge {recipe.name}")
+    result = fit_loop(step, dict(net.named_parameters()), loop, out, resume, desc=f"judge {recipe.name}")
     if result.averages:
         net.load_state_dict(dict(result.averages), strict=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        settle(net, (augmented(bank.batch(recipe)[0], recipe.augmentation) for _ in range(SETTLING)))
-    return save_judge(net, recipe, classes, main_things(table), out / "judge")
+        settle(net, (augmented(bank.batch(mixture, crowding)[0], recipe.augmentation) for _ in range(SETTLING)))
+        torch.manual_seed(recipe.seed)
+        if net.discriminant is not None:
+            net.discriminant.fit(views(bank, recipe) for _ in progress(range(recipe.draws), desc="discriminant", unit="draw"))
+    return save_judge(net, recipe, judge_classes(bank.data, table), main_things(table), out / "judge")
+
+
+def views(bank: Bank, recipe: JudgeRecipe) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    """An augmented view of every drawing of the main set and of every flag, in order; a share of them under the mark."""
+    for pictures, labels in ((bank.main, bank.main_labels), (bank.flags, bank.flag_labels)):
+        for some, named in zip(pictures.split(128), labels.split(128), strict=True):
+            yield augmented(marked_at_random(some.float() / 255, named, bank.data, recipe.marked)[0], recipe.augmentation)
 
 
 def share_right(said: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> float:
@@ -141,7 +169,8 @@ def train_and_measure(
     bank = make_bank(data, table)
     found: dict[str, Any] = {
         "command": command, **asked, "digest": judge.digest, "seconds of processor time, this call": round(spent, 1),
-        "steps": recipe.loop.steps, "parameters": sum(p.numel() for p in judge.net.parameters()),
+        "steps": recipe.loop.steps + (recipe.refine.steps if recipe.refine else 0),
+        "numbers": sum(v.numel() for v in judge.net.state_dict().values() if v.is_floating_point()),
         "unseen draws of the augmentation": accuracies(judge, bank, lambda x: augmented(x, recipe.augmentation)),
         "40 pixels and JPEG, which training has not": accuracies(judge, bank, squeezed, 1),
     }  # fmt: skip
@@ -156,7 +185,7 @@ def train_and_measure(
 def _without_styles(data: IconData, table: Table, recipe: JudgeRecipe, out: Path, resume: bool) -> dict[str, Any]:
     """Style -> object accuracy on it of a copy trained for `short` steps without it."""
     loop = dataclasses.replace(recipe.loop, steps=recipe.short, warmup=min(recipe.loop.warmup, recipe.short // 8))
-    plan, found = dataclasses.replace(recipe, loop=loop), {}
+    plan, found = dataclasses.replace(recipe, loop=loop, refine=None, rank=0), {}
     for style in data.styles:
         folder = out / "without" / style
         done = folder / "accuracy.json"
