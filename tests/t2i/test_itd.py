@@ -158,6 +158,25 @@ def test_the_released_quirks_are_there_and_nowhere_else():
     assert layer.value == style.parts[0].value == -8.0
 
 
+def test_fitted_features_and_gate_find_the_planted_one():
+    host = tiny_image_host("sd")
+    words = [w for w in ("big", "red", "blue", "old", "green") for _ in range(7)]
+    many = [f"a {w} dog{' and a cat' * (i % 2)}"[:30] for i, w in enumerate(words)]
+    ways = list(
+        dict.fromkeys(
+            [*many, *(f"{a} {b} dog" for a in ("the", "my", "a", "an", "by") for b in ("big", "red", "blue", "old", "green", "sea"))]
+        )
+    )
+    dog = concept("dog", "cat", target={"train": ways, "validation": ["the dog", "a red dog by the sea"]})
+    edit = erase("itd", host, dog, [word_sae(host)], preset="efface", rule="fitted", gate="fitted", fpr=0.0)
+    assert edit.parts[0].features == (0,)
+    base = draw(host, MIXED)
+    with edit.applied(host):
+        assert changed(draw(host, MIXED), base).tolist() == [False, True, False, True]
+    with pytest.raises(InputError, match="gate=fitted"):
+        erase("itd", host, [dog, concept("cat", "apple")], [word_sae(host)], preset="efface", gate="fitted", n_contrast=2)
+
+
 def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):
     host = tiny_image_host("sd")
     edit = fitted(host, "dog", form="replace")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 from ....base.errors import InputError, UnknownName
 
 Form = Literal["scale", "clamp", "replace"]
-GateKind = Literal["reconstruction", "energy", "always"]
+GateKind = Literal["reconstruction", "energy", "fitted", "always"]
 Task = Literal["celebrity", "style", "nudity"]
 PAPER: Mapping[str, Any] = {"rule": "topk_minus_union", "keep_error": False, "gate": "reconstruction"}
 EFFACE: Mapping[str, Any] = {"rule": "contrast", "keep_error": True, "gate": "energy"}
@@ -37,8 +37,9 @@ class ItdConfig:
     """compat=official: which of the released scripts. `celebrity` takes the largest of the tokens in calibration where it compares
     their mean later; `style` calibrates with a multiplier of -6; `nudity` has no threshold, so that nothing is gated.
     """
-    rule: Literal["topk_minus_union", "frequency", "contrast"] | None = None
-    """How features are chosen, see `select_features`. Unset: the preset's."""
+    rule: Literal["topk_minus_union", "frequency", "contrast", "fitted"] | None = None
+    """How features are chosen: see `select_features`; `fitted`: those to which an L1 logistic regression of target against retain
+    prompts gives a positive weight (the gate's own, `t2i.gating`). Unset: the preset's."""
     k_sel: int = 128
     """topk_minus_union: largest features of a prompt. Released: 128 for celebrities and nudity, 256 for styles."""
     least_target: float = 0.5
@@ -58,11 +59,11 @@ class ItdConfig:
     keep_error: bool | None = None
     """Whether what the SAE does not reconstruct stays. Unset: the preset's."""
     gate: GateKind | None = None
-    """`reconstruction`: mean squared change of the decoded stream (paper). `energy`: change without the SAE's error. `always`: no
-    gate. Unset: the preset's.
+    """`reconstruction`: mean squared change of the decoded stream (paper). `energy`: change without the SAE's error, a threshold a
+    concept. `fitted`: weights of features from `train`, one concept (`efface gate`). `always`: no gate. Unset: the preset's.
     """
     fpr: float = 0.003
-    """gate=energy: share of the general prompts of `validation` that may open a concept's gate."""
+    """gate=energy, fitted: share of the general prompts of `validation` that may open a concept's gate."""
     expand_rounds: int = 0
     """Rounds of adversarial expansion: each looks for prompts that bring the concept's own words back past the edit and adds their
     features (`expansion.py`).
@@ -118,7 +119,7 @@ class ItdConfig:
         return (PAPER if self.preset == "paper" else EFFACE)[name] if own is None else own
 
     @property
-    def rule_or_default(self) -> Literal["topk_minus_union", "frequency", "contrast"]:
+    def rule_or_default(self) -> Literal["topk_minus_union", "frequency", "contrast", "fitted"]:
         """`rule`, or the preset's."""
         return self._unset("rule")
 

@@ -13,9 +13,11 @@ from ....deactivate.any_gate import AnyGate
 from ....deactivate.change_gate import ChangeGate
 from ....deactivate.concepts_gate import ConceptsGate, Group
 from ....deactivate.edit import Edit
+from ....deactivate.gate import Gate
 from ....deactivate.layer import DeactivationPart, sae_hook_point
 from ....deactivate.parts import Part
 from ....deactivate.replacement import ReplacementPart
+from ...gating import concept_gate
 from .config import ItdConfig
 from .official import official_features, official_gate
 from .reading import one_reader, read_peaks
@@ -117,6 +119,11 @@ def choose(
     """Each concept's features; `further` are more target prompts of each."""
     retains = [retain_prompts(c, concepts, preserve, config) for c in concepts]
     targets = [[*c.require("target", "train"), *(further[i] if further else ())] for i, c in enumerate(concepts)]
+    if config.rule_or_default == "fitted":
+        gates = [concept_gate(host, c, [sae], fpr=config.fpr, seed=config.seed) for c in concepts]
+        return [
+            Chosen(c, by_weight(g, c), len(t), len(r)) for c, g, t, r in zip(concepts, gates, targets, retains, strict=True)
+        ]  # fmt: skip
     texts = list(dict.fromkeys(t for lines in (*targets, *retains) for t in lines))
     at, peaks = {t: i for i, t in enumerate(texts)}, read_peaks(host, sae, texts, config.batch)
     out = []
@@ -134,6 +141,19 @@ def choose(
             raise e.explained(retain, concept.name) from None
         out.append(Chosen(concept, found, len(target), len(retain)))
     return out
+
+
+def by_weight(gate: Gate, concept: "Concept") -> Selected:
+    """The features of a fitted gate that speak for the concept, by their weight over their scale, strongest first.
+
+    Raises:
+        MatchedNothing: None does.
+    """
+    source = gate.sources[0]
+    found = sorted(((w / s, f) for f, w, s in zip(source.features, source.weights, gate.scale, strict=True) if w > 0), reverse=True)
+    if not found:
+        raise MatchedNothing(f"{concept.name!r}: no feature has a positive weight; train a wider SAE, or at another hook point")
+    return Selected(tuple(f for _, f in found), tuple(w for w, _ in found))
 
 
 def part_of(sae: "SAE", chosen: Sequence[Chosen], config: ItdConfig) -> Part:
@@ -168,6 +188,10 @@ def gate_of(host: "ImageHost", layer: DeactivationPart, chosen: Sequence[Chosen]
         if config.compat:
             return official_gate(host, layer, target, config)
         return ChangeGate(layer, "reconstruction").as_published(host, target, batch=config.batch)
+    if config.gate_or_default == "fitted":
+        if len(chosen) > 1:
+            raise InputError(f"gate=fitted stands for one concept, {len(chosen)} given; use gate=energy, or one edit a concept")
+        return concept_gate(host, chosen[0].concept, [layer.sae], fpr=config.fpr, seed=config.seed)
     groups = tuple(Group(c.concept.name, c.found.features) for c in chosen)
     concepts = [c.concept for c in chosen]
     erased = {t for c in concepts for lines in c.target.values() for t in lines}
