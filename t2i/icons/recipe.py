@@ -65,7 +65,13 @@ class UnetRecipe:
     """What diffusers calls `attention_head_dim`."""
     groups: int = 16
     batch: int = 32
-    flags_share: float = 0.25
+    flags_share: float = 0.125
+    """Of a batch that is flags."""
+    concepts_share: float = 0.45
+    """Of a batch that is drawings of the twenty concepts, which are evaluated; the rest of the main set shares what is left."""
+    noisy: float = 2.0
+    """Steps are drawn as T (1 - u^noisy), u uniform: 1 is uniform, 2 puts half of them into the noisiest third, where only the caption
+    says what is to be drawn."""
     loop: LoopConfig = _DENOISER
 
 
@@ -94,7 +100,7 @@ RECIPES = {
             loop=LoopConfig(steps=400, lr=2e-3, warmup=40, weight_decay=0.05, schedule="cosine", checkpoint_every=100, log_every=25),
         ),
         UnetRecipe(
-            (48, 96), groups=8, flags_share=0.0,
+            (48, 96), groups=8, flags_share=0.0, concepts_share=0.0,
             loop=LoopConfig(steps=2500, lr=1.5e-3, warmup=100, weight_decay=0.01, schedule="cosine", average=0.995, checkpoint_every=250, log_every=25),
         ),
         only_concepts=True,

@@ -28,6 +28,8 @@ class Lesson:
     styles: tuple[str, ...]
     plain: Float[Tensor, "styles c h w"]
     marked: Float[Tensor, "styles c h w"] | None
+    evaluated: bool = False
+    """Whether it is a drawing of one of the twenty concepts."""
 
 
 def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = (), only_concepts: bool = False) -> list[Lesson]:
@@ -49,7 +51,8 @@ def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = 
             raise UnknownName("object, style or flag", name, (*table.objects, *data.styles, *flags))
     lacking = {k for n in without if n in table.objects for k in table.objects[n].icons}
     kept = [i for i, s in enumerate(data.styles) if s not in without]
-    wanted = {k for o in table.objects.values() for k in o.icons} if only_concepts else set(table.icons)
+    shown = {k for o in table.objects.values() for k in o.icons}
+    wanted = shown if only_concepts else set(table.icons)
     place = {key: i for i, key in enumerate(data.keys)}
     out: list[Lesson] = []
     for icon in table.icons.values():
@@ -58,7 +61,7 @@ def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = 
         drawings = data.drawings[kept, place[icon.icon]]
         marked = data.marked(drawings.float()).round().to(torch.uint8) if icon.category == MARKED else None
         latents = encoded(vae, drawings), None if marked is None else encoded(vae, marked)
-        out.append(Lesson(icon, tuple(data.styles[i] for i in kept), *latents))
+        out.append(Lesson(icon, tuple(data.styles[i] for i in kept), *latents, icon.icon in shown))
     for name, codes in {} if only_concepts else flags.items():
         if name not in without:
             out.append(Lesson(table.flags[codes[0]], (), encoded(vae, data.flags[:, data.codes.index(codes[0])]), None))
@@ -121,19 +124,18 @@ def train_unet(
     times = scheduler.config.num_train_timesteps
     things = [x for x in todo if isinstance(x.entry, Icon)]
     flags = [x for x in todo if isinstance(x.entry, Flag)]
+    concepts = [x for x in things if x.evaluated]
     n_flags = round(recipe.flags_share * recipe.batch) if flags else 0
+    n_concepts = round(recipe.concepts_share * recipe.batch) if concepts else 0
+    dealt = ((things, recipe.batch - n_flags - n_concepts), (concepts, n_concepts), (flags, n_flags))
     contexts = Contexts(tokenizer, text)
 
     def step(at: int, micro: int) -> Tensor:
         rng = random.Random(random.random())
-        chosen = (
-            [*rng.choices(things, k=recipe.batch - n_flags), *rng.choices(flags, k=n_flags)]
-            if flags
-            else rng.choices(things, k=recipe.batch)
-        )
+        chosen = [x for some, n in dealt if n for x in rng.choices(some, k=n)]
         clean, captions = zip(*(_example(x, rng) for x in chosen), strict=True)
         x = torch.stack(clean)
-        noise, t = torch.randn_like(x), torch.randint(0, times, (len(x),))
+        noise, t = torch.randn_like(x), (times * (1 - torch.rand(len(x)) ** recipe.noisy)).long().clamp(0, times - 1)
         predicted = model(scheduler.add_noise(x, noise, t), t, contexts(captions)).sample
         return (predicted - scheduler.get_velocity(x, noise, t)).pow(2).mean()
 
