@@ -136,7 +136,7 @@ def load_gate(folder: str | Path) -> AnyGate:
 
     values = read_json(Path(folder) / MANIFEST)
     kind = values.get("kind") if isinstance(values, dict) else None
-    return {ChangeGate.kind: ChangeGate, ConceptsGate.kind: ConceptsGate}.get(kind, Gate).load(folder)
+    return {ChangeGate.kind: ChangeGate, ConceptsGate.kind: ConceptsGate}.get(str(kind), Gate).load(folder)
 
 
 def _percent(rate: Rate) -> str:

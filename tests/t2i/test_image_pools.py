@@ -8,6 +8,7 @@ import pytest
 import torch
 from t2i._pictures import dogs, write_pipeline
 
+from efface.base.config import from_mapping
 from efface.base.errors import InputError, UnknownName
 from efface.base.files import write_json
 from efface.deactivate.concept import Concept
@@ -59,7 +60,7 @@ def test_settings_and_judges_that_are_refused() -> None:
         with pytest.raises(InputError, match=next(iter(bad))):
             ImageSuiteConfig(**bad)
     with pytest.raises(UnknownName, match="random features"):
-        ImageSuiteConfig(controls=("random feature",))
+        from_mapping(ImageSuiteConfig, {"controls": ["random feature"]}, where="--set")
     with pytest.raises(UnknownName, match="icons"):
         load_copies("icon")
     with pytest.raises(InputError, match="judged by its object"):
