@@ -271,3 +271,17 @@ def test_a_gate_per_token_is_saved_and_differs_from_one_per_prompt(tmp_path: Pat
         replace(running, reduce="mean")
     with pytest.raises((UnknownName, TypeCheckError)):
         replace(running, per="word")  # type: ignore[arg-type]
+
+
+def test_targets_raise_the_threshold_above_their_neighbours_and_never_lower_it():
+    pool, target, near = [0.0] * 99 + [1.0], [2.0, 6.0, 7.0, 8.0], [2.0, 3.0, 4.0]
+    plain = calibrate(target, pool, near, fpr=0.01, dead_band=0.0)
+    apart = calibrate(target, pool, near, fpr=0.01, dead_band=0.0, apart=True)
+    assert plain.threshold < 0.01
+    assert apart.threshold == 5.0  # three of four targets, no neighbour
+    assert (apart.target.mean, apart.neighbours.mean) == (0.75, 0.0)
+    same = calibrate([8.0], [5.0] * 100, [1.0], fpr=0.0, dead_band=0.0, apart=True)
+    assert same.threshold == pytest.approx(5.0)
+    assert same.threshold > 5.0
+    fixed = calibrate(target, pool, near, fpr=0.01, dead_band=0.1, at=6.5)
+    assert (fixed.threshold, fixed.dead_band, fixed.target.mean) == (6.5, 0.0, 0.5)
