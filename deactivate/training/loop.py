@@ -115,7 +115,10 @@ class _Run:
         self.rank = accelerator.process_index if accelerator else 0
         self.main = self.rank == 0
         self.masters = {n: p if p.dtype in (torch.float32, torch.float64) else p.detach().float() for n, p in params.items()}
-        self.optimiser = torch.optim.AdamW(self.masters.values(), config.lr, (config.beta1, config.beta2), config.eps, config.weight_decay)
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.masters.values())
+        self.optimiser = torch.optim.AdamW(
+            self.masters.values(), config.lr, (config.beta1, config.beta2), config.eps, config.weight_decay, fused=fused
+        )
         kept = self.masters if config.average is not None else {}
         self.averages = {n: p.detach().clone() for n, p in kept.items()}
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None

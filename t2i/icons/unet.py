@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...base.errors import MatchedNothing, UnknownName
@@ -122,20 +122,15 @@ def train_unet(
     model = start or new_unet(recipe, c, text.config.hidden_size, h)
     scheduler = new_scheduler()
     times = scheduler.config.num_train_timesteps
-    things = [x for x in todo if isinstance(x.entry, Icon)]
-    flags = [x for x in todo if isinstance(x.entry, Flag)]
-    concepts = [x for x in things if x.evaluated]
-    n_flags = round(recipe.flags_share * recipe.batch) if flags else 0
-    n_concepts = round(recipe.concepts_share * recipe.batch) if concepts else 0
-    dealt = ((things, recipe.batch - n_flags - n_concepts), (concepts, n_concepts), (flags, n_flags))
+    dealt = dealing(todo, recipe)
     contexts = Contexts(tokenizer, text)
 
     def step(at: int, micro: int) -> Tensor:
         rng = random.Random(random.random())
-        chosen = [x for some, n in dealt if n for x in rng.choices(some, k=n)]
+        chosen = [x for some, n in dealt for x in rng.choices(some, k=n)]
         clean, captions = zip(*(_example(x, rng) for x in chosen), strict=True)
-        x = torch.stack(clean)
-        noise, t = torch.randn_like(x), (times * (1 - torch.rand(len(x)) ** recipe.noisy)).long().clamp(0, times - 1)
+        x = torch.stack(clean).contiguous(memory_format=torch.channels_last)  # a third faster on CPUs
+        noise, t = torch.randn_like(x), noise_levels(len(x), times, recipe.noisy)
         predicted = model(scheduler.add_noise(x, noise, t), t, contexts(captions)).sample
         return (predicted - scheduler.get_velocity(x, noise, t)).pow(2).mean()
 
@@ -143,6 +138,21 @@ def train_unet(
     if result.averages:
         model.load_state_dict(dict(result.averages))
     return model.eval()
+
+
+def dealing(todo: Sequence[Lesson], recipe: UnetRecipe) -> list[tuple[list[Lesson], int]]:
+    """What a batch is drawn from, and how many of each: the evaluated concepts, flags, and of all things the rest."""
+    things, flags = ([x for x in todo if isinstance(x.entry, kind)] for kind in (Icon, Flag))
+    concepts = [x for x in things if x.evaluated]
+    shares = [(concepts, recipe.concepts_share), (flags, recipe.flags_share)]
+    some = [(lessons, round(share * recipe.batch)) for lessons, share in shares if lessons]
+    rest = things or flags
+    return [(x, n) for x, n in (*some, (rest, recipe.batch - sum(n for _, n in some))) if n]
+
+
+def noise_levels(n: int, times: int, noisy: float) -> Int[Tensor, " n"]:
+    """`n` training steps in [0, times), drawn as times (1 - u^noisy)."""
+    return (times * (1 - torch.rand(n) ** noisy)).long().clamp(0, times - 1)
 
 
 class Contexts:

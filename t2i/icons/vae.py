@@ -55,16 +55,20 @@ def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: 
             x = torch.cat([_crops(drawings[: len(drawings) - flags], batch - n, crop), _crops(drawings[len(drawings) - flags :], n, crop)])
             posterior = vae.encode(x).latent_dist
             error = vae.decode(posterior.sample()).sample - x
-            edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-            squared = error.pow(2).mean()
-            colour = torch.nn.functional.avg_pool2d(error, 8).abs().mean()
             divergence = posterior.kl().mean() / posterior.mean[0].numel()
-            loss = error.abs().mean() + squared + edges + recipe.colour * colour + recipe.kl * divergence
-            return loss, {"mse": squared.item(), "colour": colour.item(), "kl": divergence.item()}
+            return vae_loss(error, divergence, recipe)
 
         fit_loop(step, params, loop, out / name, resume, desc=f"vae, {name}")
     normalise_latents(vae, encoded(vae, drawings))
     return vae.eval()
+
+
+def vae_loss(error: Float[Tensor, "n 3 h w"], divergence: Float[Tensor, ""], recipe: VaeRecipe) -> tuple[Tensor, dict[str, float]]:
+    """The loss of `train_vae`, and its terms for the log."""
+    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    squared, colour = error.pow(2).mean(), torch.nn.functional.avg_pool2d(error, 8).abs().mean()
+    loss = error.abs().mean() + squared + edges + recipe.colour * colour + recipe.kl * divergence
+    return loss, {"mse": squared.item(), "colour": colour.item(), "kl": divergence.item()}
 
 
 def _crops(drawings: Tensor, batch: int, side: int) -> Tensor:

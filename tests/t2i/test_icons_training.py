@@ -18,8 +18,8 @@ from efface.t2i.icons.recipe import RECIPES, Recipe, TextRecipe, UnetRecipe, Vae
 from efface.t2i.icons.table import Flag, Icon, Object, Table
 from efface.t2i.icons.text import new_towers, train_tokenizer
 from efface.t2i.icons.train import train
-from efface.t2i.icons.unet import Contexts, lessons
-from efface.t2i.icons.vae import encoded, new_vae, normalise_latents
+from efface.t2i.icons.unet import Contexts, dealing, lessons, noise_levels
+from efface.t2i.icons.vae import encoded, new_vae, normalise_latents, vae_loss
 
 KEYS = ("apple", "ball", "bus", "cube")
 
@@ -184,6 +184,33 @@ def test_a_tokenizer_reads_back_what_it_was_made_from(tmp_path: Path) -> None:
         assert made[0].decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
     assert len(made[0]("apple").input_ids) < len(made[0]("zzzzz").input_ids)
     assert CLIPTextConfig(vocab_size=len(made[0])).vocab_size == max(made[0].get_vocab().values()) + 1
+
+
+def test_half_of_the_noise_levels_lie_in_the_noisiest_third() -> None:
+    even, noisy = noise_levels(20_000, 1000, 1.0), noise_levels(20_000, 1000, 2.0)
+    assert 0 <= int(noisy.min()) <= int(noisy.max()) == 999
+    assert abs(float((even >= 667).float().mean()) - 1 / 3) < 0.02
+    assert abs(float((noisy >= 667).float().mean()) - (1 / 3) ** 0.5) < 0.02
+
+
+def test_a_batch_is_dealt_by_shares() -> None:
+    todo = lessons(new_vae(VAE).eval(), pictures(), table())
+    plan = UnetRecipe(batch=20, flags_share=0.1, concepts_share=0.5)
+    sizes = [([x.entry.name for x in some], n) for some, n in dealing(todo, plan)]
+    assert sizes == [(["apple", "ball"], 10), (["France"], 2), (["apple", "ball", "bus"], 8)]
+    assert [n for _, n in dealing(todo[:3], plan)] == [10, 10]
+    assert [n for _, n in dealing(todo[3:], plan)] == [2, 18]
+
+
+def test_a_wrong_hue_costs_more_than_as_much_noise() -> None:
+    hue = torch.full((1, 3, 16, 16), 0.5)
+    checks = hue * (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).mul(2).sub(1)
+    nothing = torch.tensor(0.0)
+    plain = dataclasses.replace(VAE, colour=0.0)
+    (with_hue, told), (without, _) = vae_loss(hue, nothing, VAE), vae_loss(hue, nothing, plain)
+    assert told["colour"] == pytest.approx(0.5)
+    assert float(with_hue - without) == pytest.approx(0.5 * VAE.colour)
+    assert float(vae_loss(checks, nothing, VAE)[0]) == pytest.approx(float(vae_loss(checks, nothing, plain)[0]))
 
 
 def test_recipes_by_name() -> None:

@@ -1,6 +1,7 @@
 """Interpret-then-Deactivate on a tiny real pipeline with planted features: one word, one feature."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from efface.t2i.methods.itd.config import ItdConfig
 from efface.t2i.methods.itd.expansion import placeholder, spoken
 from efface.t2i.methods.itd.fit import choose
 from efface.t2i.methods.itd.official import official_scores
+from efface.t2i.methods.itd.search import mildest
 
 POINT = "text_encoder.layers.0.resid_pre"
 WORDS = ("dog", "cat", "apple", "bus", "house", "tree")
@@ -96,6 +98,14 @@ def test_prompts_of_other_erased_concepts_take_no_features():
     cat = concept("cat", "apple", general={"train": ["a big dog", "the blue bus"], "validation": ["the sea"]})
     mine = [c.found.features for c in choose(host, sae, [dog, cat], (), ItdConfig(preset="efface", rule="topk_minus_union"))]
     assert mine == [(0,), (1,)]
+    both = "a dog and a cat"
+    for field in ("general", "neighbours"):
+        shy = concept("dog", "bus", **{field: {"train": [both, "the sea"], "validation": ["a sea"]}})
+        pair = concept("cat", "apple", target={"train": [both, "cat"]})
+        found = choose(host, sae, [shy, pair], (), ItdConfig(preset="efface", rule="topk_minus_union"))
+        assert found[0].found.features == (0,)
+        with pytest.raises(MatchedNothing, match="took all"):  # the control: cat is not erased with it
+            choose(host, sae, [shy], (), ItdConfig(preset="efface", rule="topk_minus_union"))
     with pytest.raises(MatchedNothing, match=r"'a big dog'.*rule=frequency"):
         choose(host, sae, [dog], ["a big dog and a dog"[:9]], ItdConfig(rule="topk_minus_union"))
 
@@ -119,6 +129,48 @@ def test_gates_of_several_concepts_are_the_single_ones_and_know_no_batch(tmp_pat
             ConceptsGate(layer, (bad,))
     with pytest.raises(MatchedNothing, match="move none"):
         ConceptsGate(layer, (Group("apple", (2,)),)).calibrated(host, [["the dog"]], [["the cat"]])
+
+
+def test_bos_alone_opens_no_gate():
+    host = tiny_image_host("sd")
+    sae, first = word_sae(host), host.activations(["a big dog"], [POINT])[POINT][0, 0].detach()
+    with torch.no_grad():
+        sae.W_enc[:, 0], sae.b_enc[0] = first / first.norm(), -0.9 * float(first.norm())
+    layer = DeactivationPart(sae, (0,), -8.0, "scale")
+    assert bool(layer.change(host.activations(["a big dog"], [POINT])[POINT])[1][:, 0].all())
+    assert ConceptsGate(layer, (Group("dog", (0,)),)).score(host, ["a big dog"]).tolist() == [0]
+
+
+def test_the_mildest_multiplier_that_is_enough_is_taken():
+    host = tiny_image_host("sd")
+    dog = concept(
+        "dog",
+        "cat",
+        target={"train": ["a big dog"], "validation": [{"text": "the dog", "labels": {"object": "dog"}}]},
+        judge="icons/object",
+    )
+    options = {"steps": 2, "size": (32, 32)}
+    drawn = partial(host.generate, **options)
+    base = drawn(["the dog"], seed=0)
+
+    class Unmoved:
+        name, version, digest, classes, threshold, features_name = "icons/object/A", "1", "0", ("dog", "none"), 0.5, "none"
+
+        def scores(self, images: torch.Tensor) -> torch.Tensor:
+            same = (images == base).flatten(1).all(1).float()
+            return torch.stack([same, 1 - same], 1)
+
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1).float()
+
+    edit = Edit([DeactivationPart(word_sae(host), (0,), -8.0, "scale", spare_first=True)], "itd", {"value": -8.0}).bound(host)
+    host.__dict__["generate"] = drawn
+    try:
+        found = mildest(host, edit, [dog], ItdConfig(search=True, grid_value=(1.0, 0.0, -8.0)), [Unmoved()])
+    finally:
+        del host.__dict__["generate"]
+    assert (found.parts[0].value, found.config["value"]) == (0.0, 0.0)
+    assert found.evidence["search"] == [{"value": 1.0, "gone": 0.0}, {"value": 0.0, "gone": 1.0}]
 
 
 def test_paper_preset_is_one_published_threshold_and_the_decoded_stream():
@@ -182,6 +234,8 @@ def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):
     edit = fitted(host, "dog", form="replace")
     assert isinstance(edit.parts[0], ReplacementPart)
     assert edit.parts[0].substituted(host, MIXED) == ["a red apple", "a big tree", "the blue bus", "a tree and a cat"]
+    two = ReplacementPart(replace(edit.parts[0].layer, features=(0, 1)), "tree")
+    assert two.substituted(host, ["a dog cat", "a dog and a cat"]) == ["a tree", "a tree and a tree"]
     base, want = draw(host, MIXED), draw(host, ["a red apple", "a big tree", "the blue bus", "a tree and a cat"])
     edit.save(tmp_path / "edit")
     with Edit.load(tmp_path / "edit").applied(host) as fired:
