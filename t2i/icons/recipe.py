@@ -11,7 +11,7 @@ _CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoi
 _WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1800, lr=1e-3, warmup=150, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
-    steps=24000, lr=8e-4, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
+    steps=24000, lr=1e-3, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
 )
 
 
@@ -65,13 +65,15 @@ class UnetRecipe:
     """What diffusers calls `attention_head_dim`."""
     groups: int = 16
     batch: int = 32
-    flags_share: float = 0.125
+    flags_share: float = 0.1
     """Of a batch that is flags."""
-    concepts_share: float = 0.45
+    concepts_share: float = 0.65
     """Of a batch that is drawings of the twenty concepts, which are evaluated; the rest of the main set shares what is left."""
-    noisy: float = 2.0
-    """Steps are drawn as T (1 - u^noisy), u uniform: 1 is uniform, 2 puts half of them into the noisiest third, where only the caption
-    says what is to be drawn."""
+    noisy: float = 2.5
+    """Steps are drawn as T (1 - u^noisy), u uniform: 1 is uniform, 2.5 puts two thirds of them into the noisiest third, where only the
+    caption says what is to be drawn."""
+    whitening: float = 1e-5
+    """Floor of the whitening of text states, as a share of their largest second moment."""
     loop: LoopConfig = _DENOISER
 
 

@@ -18,6 +18,7 @@ from .data import MARK_SHARE, MARKED, IconData
 from .recipe import UnetRecipe
 from .table import Flag, Icon, Table
 from .vae import encoded
+from .whitening import fold, whitening
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,19 +125,20 @@ def train_unet(
     times = scheduler.config.num_train_timesteps
     dealt = dealing(todo, recipe)
     contexts = Contexts(tokenizer, text)
+    white, back = whitening(_some_states(dealt, contexts), recipe.whitening)
+    fold(model, back)
 
     def step(at: int, micro: int) -> Tensor:
-        rng = random.Random(random.random())
-        chosen = [x for some, n in dealt for x in rng.choices(some, k=n)]
-        clean, captions = zip(*(_example(x, rng) for x in chosen), strict=True)
+        clean, captions = _batch(dealt, random.Random(random.random()))
         x = torch.stack(clean).contiguous(memory_format=torch.channels_last)  # a third faster on CPUs
         noise, t = torch.randn_like(x), noise_levels(len(x), times, recipe.noisy)
-        predicted = model(scheduler.add_noise(x, noise, t), t, contexts(captions)).sample
+        predicted = model(scheduler.add_noise(x, noise, t), t, contexts(captions) @ white).sample
         return (predicted - scheduler.get_velocity(x, noise, t)).pow(2).mean()
 
     result = fit_loop(step, dict(model.named_parameters()), recipe.loop, out, resume, desc="denoiser")
     if result.averages:
         model.load_state_dict(dict(result.averages))
+    fold(model, white)
     return model.eval()
 
 
@@ -178,6 +180,18 @@ class Contexts:
             ids = self.tokenizer(filled, padding="max_length", truncation=True, return_tensors="pt").input_ids
             self.known |= dict(zip(some, self.text(input_ids=ids).last_hidden_state.half(), strict=False))
         return torch.stack([self.known[c] for c in captions]).float()
+
+
+def _batch(dealt: Sequence[tuple[list[Lesson], int]], rng: random.Random) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
+    """Latents and captions, as `dealing` says."""
+    clean, captions = zip(*(_example(x, rng) for some, n in dealt for x in rng.choices(some, k=n)), strict=True)
+    return clean, captions
+
+
+def _some_states(dealt: Sequence[tuple[list[Lesson], int]], contexts: Contexts, batches: int = 64) -> Float[Tensor, "n d"]:
+    """Text states of captions as training draws them, the same at every call."""
+    rng = random.Random(0)
+    return torch.cat([contexts(_batch(dealt, rng)[1]).flatten(0, 1) for _ in range(batches)])
 
 
 def _example(lesson: Lesson, rng: random.Random) -> tuple[Tensor, str]:

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig
 
-from efface.base.errors import InputError, UnknownName
+from efface.base.errors import InputError, MatchedNothing, UnknownName
 from efface.deactivate.training.config import LoopConfig
 from efface.t2i.icons.data import IconData
 from efface.t2i.icons.pairs import byte_pair_merges, words_of
@@ -18,8 +18,9 @@ from efface.t2i.icons.recipe import RECIPES, Recipe, TextRecipe, UnetRecipe, Vae
 from efface.t2i.icons.table import Flag, Icon, Object, Table
 from efface.t2i.icons.text import new_towers, train_tokenizer
 from efface.t2i.icons.train import train
-from efface.t2i.icons.unet import Contexts, dealing, lessons, noise_levels
+from efface.t2i.icons.unet import Contexts, dealing, lessons, new_unet, noise_levels
 from efface.t2i.icons.vae import encoded, new_vae, normalise_latents, vae_loss
+from efface.t2i.icons.whitening import fold, whitening
 
 KEYS = ("apple", "ball", "bus", "cube")
 
@@ -200,6 +201,29 @@ def test_a_batch_is_dealt_by_shares() -> None:
     assert sizes == [(["apple", "ball"], 10), (["France"], 2), (["apple", "ball", "bus"], 8)]
     assert [n for _, n in dealing(todo[:3], plan)] == [10, 10]
     assert [n for _, n in dealing(todo[3:], plan)] == [2, 18]
+
+
+def test_whitened_states_and_folded_weights_are_the_same_denoiser() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([30.0, 3.0, 1.0, 0.3, 1e-4, *[1.0] * 3])
+    states = torch.randn(4000, 8, generator=generator) * scales + 2.0
+    white, back = whitening(states, 1e-6)
+    moment = (states @ white).T.double() @ (states @ white).double() / len(states)
+    assert torch.allclose(moment[:4, :4], torch.eye(4).double(), atol=0.02)
+    unet = new_unet(UnetRecipe((8, 8), 4, 4, 4), 4, 8, 4).eval()
+    x, t = torch.randn(2, 4, 4, 4, generator=generator), torch.tensor([900, 10])
+    some = states[:48].view(2, 24, 8)
+    with torch.no_grad():
+        plain = unet(x, t, some).sample
+        fold(unet, back)
+        turned, alone = unet(x, t, some @ white).sample, unet(x, t, some).sample
+        fold(unet, white)
+        again = unet(x, t, some).sample
+    assert torch.allclose(turned, plain, atol=1e-4)
+    assert torch.allclose(again, plain, atol=1e-4)
+    assert not torch.allclose(alone, plain, atol=1e-2)
+    with pytest.raises(MatchedNothing, match="cross-attention"):
+        fold(torch.nn.Linear(8, 8), white)
 
 
 def test_a_wrong_hue_costs_more_than_as_much_noise() -> None:
