@@ -8,6 +8,7 @@ from ..base.errors import InputError, UnknownName
 
 ArchitectureName = Literal["relu", "topk", "batchtopk", "jumprelu", "matryoshka", "gated"]
 ARCHITECTURES: tuple[str, ...] = get_args(ArchitectureName)
+NORMALIZE = ("unit", "sqrt_d", "whiten", "none")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 TOPK_FAMILY = ("topk", "batchtopk", "matryoshka")
 CALIBRATED = ("batchtopk", "matryoshka")
@@ -164,7 +165,12 @@ class TrainConfig:
     dead_window: int | None = None
     """Vectors without firing after which a latent is dead. None: min(10 M, 5 % of the run)."""
     normalize: str = "unit"
-    """`unit`: scale so that E|x|^2 = 1; `sqrt_d`: so that the mean norm is sqrt(d); `none`. Folded when saved."""
+    """`unit`: scale so that E|x|^2 = 1; `sqrt_d`: so that the mean norm is sqrt(d); `none`. `whiten`: autoencoders, every direction to
+    the same variance, then `unit`: where a few directions have nearly all of it, the others are not learnt otherwise (Saraswatula
+    and Klindt, Data Whitening Improves Sparse Autoencoder Learning, 2025). Folded when saved; after `whiten` the decoder's rows are
+    not of norm 1."""
+    whiten_floor: float = 1e-4
+    """whiten: share of the largest variance that is added to all; what is below it is taken for rounding."""
     normalize_vectors: int = 32_768
     """Vectors from which the scale and the geometric median for `b_dec` are measured, at least."""
     init_b_dec: bool = True
@@ -198,9 +204,11 @@ class TrainConfig:
         for name in ("decay_fraction", "l1_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share of the run, 0 to 1; found {getattr(self, name)}")
+        if not 0 < self.whiten_floor < 1:
+            raise InputError(f"whiten_floor is a share of the largest variance, above 0 and below 1; found {self.whiten_floor}")
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be > 0, or None for no clipping; found {self.clip}")
-        for name, known in (("normalize", ("unit", "sqrt_d", "none")), ("log", ("jsonl", "wandb"))):
+        for name, known in (("normalize", NORMALIZE), ("log", ("jsonl", "wandb"))):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
 

@@ -5,9 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing, NumericsError, UnknownName
+from .config import NORMALIZE
 from .sparse import decode_sparse, encode_topk
-
-NORMALIZE = ("unit", "sqrt_d", "none")
 
 
 def unit_rows(d_sae: int, d: int, dtype: torch.dtype) -> Float[Tensor, "d_sae d"]:
@@ -63,7 +62,7 @@ def input_scale(x: Float[Tensor, "n d"], normalize: str) -> float:
     Args:
         x: A sample.
         normalize: `unit`: E|x|^2 becomes 1 (dictionary_learning); `sqrt_d`: the mean norm becomes sqrt(d) (sae-lens'
-            `expected_average_only_in`); `none`: 1.
+            `expected_average_only_in`); `none`: 1; `whiten`: as `unit`, of vectors that `whitening` was applied to.
 
     Raises:
         InputError: All vectors are zero.
@@ -73,10 +72,31 @@ def input_scale(x: Float[Tensor, "n d"], normalize: str) -> float:
     if normalize == "none":
         return 1.0
     norms = x.double().norm(dim=1)
-    size = float(norms.pow(2).mean().sqrt()) if normalize == "unit" else float(norms.mean()) / x.shape[1] ** 0.5
+    size = float(norms.mean()) / x.shape[1] ** 0.5 if normalize == "sqrt_d" else float(norms.pow(2).mean().sqrt())
     if not 0 < size < float("inf"):
         raise InputError(f"cannot normalise activations of size {size}: is the hook point's output zero or not finite?")
     return 1 / size
+
+
+@torch.no_grad()
+def whitening(x: Float[Tensor, "n d"], floor: float, *, center: bool = True) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
+    """(A, its inverse), symmetric: `x @ A` has variance 1 in every direction whose variance is well above the floor.
+
+    Args:
+        x: A sample.
+        floor: Share of the largest variance that is added to all.
+        center: Whether A is of the covariance, or of the second moment.
+
+    Raises:
+        InputError: All vectors are the same.
+    """
+    wide = x.double()
+    wide = wide - wide.mean(0) if center else wide
+    values, vectors = torch.linalg.eigh(wide.T @ wide / len(wide))
+    if not 0 < float(values.max()) < float("inf"):
+        raise InputError(f"cannot whiten activations whose largest variance is {float(values.max())}: is the hook point's output constant?")
+    root = (values.clamp_min(0) + floor * values.max()).sqrt()
+    return ((vectors / root) @ vectors.T).to(x.dtype), ((vectors * root) @ vectors.T).to(x.dtype)
 
 
 @torch.no_grad()

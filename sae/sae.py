@@ -238,6 +238,19 @@ class SAE(nn.Module):
         if self.W_skip is not None:
             self.W_skip.mul_(ratio)
 
+    @torch.no_grad()
+    def fold_matrix(self, matrix: Float[Tensor, "d d"], inverse: Float[Tensor, "d d"]) -> None:
+        """Takes an autoencoder that was trained on `x @ matrix` back to raw activations: latents stay, decoder rows change their norm.
+
+        Raises:
+            InputError: A transcoder.
+        """
+        if self.cfg.transcoder:
+            raise InputError("a transcoder's input and output lie in two spaces; one matrix folds into an autoencoder alone")
+        self.W_enc.copy_(matrix @ self.W_enc)
+        self.W_dec.copy_(self.W_dec @ inverse)
+        self.b_dec.copy_(self.b_dec @ inverse)
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes `cfg.json`, `sae_weights.safetensors` (sae-lens 6 loads them), `efface.json`; whole or not at all."""
         from .formats.native import save

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..base.errors import ArtefactError
+from ..base.errors import ArtefactError, InputError
 from . import distributed
 from .config import CALIBRATED, TOPK_FAMILY, SAEConfig, TrainConfig
-from .initialise import encoder_scale, geometric_median, input_scale
+from .initialise import encoder_scale, geometric_median, input_scale, whitening
 from .losses import Coefficients, Loss, variance
 from .sae import SAE
 from .schedules import dead_window, ramp
@@ -53,6 +53,9 @@ class Trainee:
             torch.manual_seed(config.seed)
             self.sae = SAE(cfg).to(device)
         self.scale_in = self.scale_out = 1.0
+        if config.normalize == "whiten" and hooks.read != hooks.write:
+            raise InputError("normalize=whiten is for autoencoders: a transcoder reads one space and writes another; use unit")
+        self.white: tuple[Tensor, Tensor] | None = None
         self.vectors_seen = 0
         self.since_fired = torch.zeros(cfg.d_sae, dtype=torch.int64, device=device)
         self.window = dead_window(config.n_steps, config.batch, config.dead_window)
@@ -71,6 +74,9 @@ class Trainee:
         App. A.1), an autoencoder's encoder to the scale at which it reconstructs best.
         """
         x, y = self.hooks.vectors(sample, self.sae.b_dec)
+        if self.config.normalize == "whiten":
+            self.white = whitening(distributed.gather_rows(x), self.config.whiten_floor)
+            x = y = x @ self.white[0]
         normalize, first = self.config.normalize, self.config.batch // distributed.world()
         self.scale_in = self.scale_out = input_scale(distributed.gather_rows(x), normalize)
         if self.hooks.read != self.hooks.write:
@@ -97,7 +103,7 @@ class Trainee:
             NumericsError: The loss is not finite.
         """
         x, y = self.hooks.vectors(batch, self.sae.b_dec)
-        y = y * self.scale_out
+        y = (y if self.white is None else y @ self.white[0]) * self.scale_out
         x = y if self.hooks.read == self.hooks.write else x * self.scale_in
         config = self.config
         sparsity = config.l1 * ramp(step, round(config.l1_warmup * config.n_steps))
@@ -138,6 +144,8 @@ class Trainee:
         tensors = {f"weights.{k}": t for k, t in self.sae.state_dict().items()} | {"since_fired": self.since_fired}
         for name, p in self.sae.named_parameters():
             tensors |= {f"adam.{name}.{k}": t for k, t in self.optimizer.state[p].items()}
+        if self.white is not None:
+            tensors |= {"white": self.white[0], "white_inverse": self.white[1]}
         return tensors, {"scale_in": self.scale_in, "scale_out": self.scale_out, "vectors_seen": self.vectors_seen}
 
     @torch.no_grad()
@@ -150,6 +158,8 @@ class Trainee:
         try:
             self.sae.load_state_dict({k: tensors[f"weights.{k}"] for k in self.sae.state_dict()})
             self.since_fired.copy_(tensors["since_fired"])
+            if self.config.normalize == "whiten":
+                self.white = tensors["white"].to(self.sae.W_dec), tensors["white_inverse"].to(self.sae.W_dec)
             for name, p in self.sae.named_parameters():
                 cut = f"adam.{name}."
                 held = {k.removeprefix(cut): t for k, t in tensors.items() if k.startswith(cut)}
@@ -175,6 +185,8 @@ class Trainee:
             detach_row_grad(p)
             p.grad = None
         self.sae.fold_scale(self.scale_in, self.scale_out)
+        if self.white is not None:
+            self.sae.fold_matrix(*self.white)
         if self.cfg.architecture == "jumprelu":
             self.sae.threshold.clamp_(min=0)
         if self.cfg.architecture in CALIBRATED or (self.cfg.architecture == "jumprelu" and self.cfg.target_l0):

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ...base.errors import MatchedNothing, UnknownName
 from ...deactivate.training import fit_loop
+from ...sae.initialise import whitening
 from ..diffusers import diffusers_class
 from .captions import training_caption
 from .data import MARK_SHARE, MARKED, IconData
 from .recipe import UnetRecipe
 from .table import Flag, Icon, Table
 from .vae import encoded
-from .whitening import fold, whitening
+from .whitening import fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ def train_unet(
     times = scheduler.config.num_train_timesteps
     dealt = dealing(todo, recipe)
     contexts = Contexts(tokenizer, text)
-    white, back = whitening(_some_states(dealt, contexts), recipe.whitening)
+    white, back = whitening(_some_states(dealt, contexts), recipe.whitening, center=False)
     fold(model, back)
 
     def step(at: int, micro: int) -> Tensor:

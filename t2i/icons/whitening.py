@@ -18,19 +18,6 @@ READERS = ("attn2.to_k.weight", "attn2.to_v.weight")
 """What reads text states in a diffusers U-Net."""
 
 
-def whitening(states: Float[Tensor, "n d"], floor: float) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
-    """(A, its inverse), symmetric, so that `states @ A` has the second moment of the identity where it was above the floor.
-
-    Args:
-        states: Text states; not centred, since keys and values have no bias that could take the mean.
-        floor: Share of the largest eigenvalue that is added to all: what is below it is rounding.
-    """
-    x = states.double()
-    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
-    root = (values.clamp_min(0) + floor * values.max()).sqrt()
-    return ((vectors / root) @ vectors.T).float(), ((vectors * root) @ vectors.T).float()
-
-
 @torch.no_grad()
 def fold(unet: Any, matrix: Float[Tensor, "d d"]) -> None:
     """Multiplies every weight that reads text states by `matrix` from the right, in place.

@@ -125,6 +125,50 @@ def test_the_input_scale_is_folded_into_the_saved_weights(tmp_path):
     assert card(tmp_path / "64.0")["training"]["scale_in"] == pytest.approx(card(tmp_path / "1.0")["training"]["scale_in"] / 64)
 
 
+def uneven(x):
+    """A few directions with nearly all of the variance."""
+    return x * torch.logspace(1, -2, D) + 3.0
+
+
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "gated", "relu"])
+def test_whitening_is_folded_into_the_saved_weights(architecture):
+    x, new = uneven(planted(4000)[0]), uneven(planted(500, seed=1)[0])
+    made = Trainee(sae_config(architecture), config(normalize="whiten", whiten_floor=1e-8), HookPair("x", "x"), torch.device("cpu"))
+    made.start({"x": x})
+    assert made.white is not None
+    (white, inverse), scale = made.white, made.scale_in
+    variance = torch.cov((x @ white).T).diagonal()
+    assert float(variance.max() / variance.min()) < 1.1 < float(x.var(0).max() / x.var(0).min())
+    tensors, values = made.state()
+    again = Trainee(sae_config(architecture), config(normalize="whiten", whiten_floor=1e-8), HookPair("x", "x"), torch.device("cpu"))
+    again.optimizer.state.update({p: {"step": 0} for p in again.sae.parameters()})
+    again.restore(tensors, values)
+    assert again.white is not None
+    assert torch.equal(again.white[1], inverse)
+    before = made.sae(new @ white * scale)
+    after = made.trained({"x": new})(new)
+    torch.testing.assert_close(after @ white * scale, before, atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(after, before, atol=0.1)
+
+
+def test_whitening_lets_small_directions_be_learnt(tmp_path):
+    x, new = uneven(planted()[0]), uneven(planted(2000, seed=1)[0])
+    errors = []
+    for normalize in ("unit", "whiten"):
+        sae = train(sae_config("batchtopk"), stream(x), config(normalize=normalize, whiten_floor=1e-8), out=tmp_path / normalize)
+        errors.append(float(((sae(new).detach() - new).pow(2).mean(0) / new.var(0))[D // 2 :].mean()))
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_whitening_of_what_cannot_be_whitened(tmp_path):
+    with pytest.raises(InputError, match="constant"):
+        train(sae_config(), stream(torch.ones(2000, D)), config(normalize="whiten"), out=tmp_path / "s")
+    with pytest.raises(InputError, match=r"normalize=whiten.*unit"):
+        Trainee(sae_config(d_out=D), config(normalize="whiten"), HookPair("x", "y"), torch.device("cpu"))
+    with pytest.raises(InputError, match="whiten_floor"):
+        config(whiten_floor=0.0)
+
+
 def test_the_log_has_saelens_names(tmp_path):
     train(sae_config(), stream(planted()[0]), config(steps=40, dead_window=256), out=tmp_path / "s")
     lines = log(tmp_path / "s")
