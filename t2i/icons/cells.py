@@ -1,5 +1,6 @@
 """Which cells (object x style) and flags the base draws well enough to be erased and judged: both judges, unused seeds, 30 pictures."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ...base.errors import ArtefactError, InputError, MatchedNothing
-from ...base.files import digest, read_json, reading, write_json
+from ...base.files import cache_dir, digest, read_json, reading, write_json
 from ...base.running import progress
 from ...deactivate.evaluation.statistics import wilson
 from ..evaluation.judging import Judge, class_index, load_judges, verdicts
@@ -93,12 +94,19 @@ def flag_cells(table: Table) -> list[Cell]:
 
 
 def admit(
-    generate: Generate, cells: Sequence[Cell], judges: Mapping[str, Sequence[Judge]], config: AdmissionConfig
+    generate: Generate, cells: Sequence[Cell], judges: Mapping[str, Sequence[Judge]], config: AdmissionConfig, kept: Path | None = None
 ) -> tuple[list[Admitted], UInt8[Tensor, "cells 3 h w"]]:
     """Draws every cell and asks all judges; and the first picture of each cell.
 
     A picture is right where the judge says the cell's object and its style (`judges["object"]`, `judges["style"]`, copy by copy), or
     its flag (`judges["flag"]`).
+
+    Args:
+        generate: Draws.
+        cells: What is asked for.
+        judges: Head -> copies.
+        config: When a cell is admitted.
+        kept: Folder in which each cell is kept when it is done, and found again by the next call.
 
     Raises:
         MatchedNothing: No cells.
@@ -108,11 +116,26 @@ def admit(
         raise MatchedNothing("no cell to check")
     found, first = [], []
     for cell in progress(cells, desc="cells", unit="cell"):
-        images = _draw(generate, cell, config)
-        rates = _rates(cell, images, judges)
+        rates, picture = _kept(kept / f"{digest([cell.name, cell.style])[:20]}.json" if kept else None, generate, cell, judges, config)
         found.append(Admitted(cell.name, cell.style, all(r["rate"] >= config.rate for r in rates.values()), rates))
-        first.append(images[0])
+        first.append(picture)
     return found, torch.stack(first)
+
+
+def _kept(
+    place: Path | None, generate: Generate, cell: Cell, judges: Mapping[str, Sequence[Judge]], config: AdmissionConfig
+) -> tuple[dict[str, dict[str, float | int]], Tensor]:
+    """A cell's rates and first picture: those that lie at `place`, else new ones, which are put there."""
+    if place is not None and place.is_file():
+        with reading(place):
+            values = read_json(place)
+            return values["rates"], torch.tensor(values["first"], dtype=torch.uint8)
+    images = _draw(generate, cell, config)
+    rates = _rates(cell, images, judges)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, {"rates": rates, "first": images[0].tolist()})
+    return rates, images[0]
 
 
 def _draw(generate: Generate, cell: Cell, config: AdmissionConfig) -> UInt8[Tensor, "n 3 h w"]:
@@ -140,6 +163,8 @@ def check(
 ) -> dict[str, Any]:
     """Admission of all cells and flags: `cells.json`, and `cells.png` (objects down, styles across, first pictures).
 
+    Cells that are done lie in the user's cache until all are: an interrupted check goes on where it was.
+
     Args:
         generate: Draws.
         out: Folder.
@@ -150,9 +175,10 @@ def check(
     """
     table = table or packaged_table()
     judges = {head: load_judges(f"icons/{head}") for head in ("object", "style", "flag")}
-    objects, pictures = admit(generate, object_cells(table), judges, config)
-    flagged = admit(generate, flag_cells(table), judges, config)[0] if with_flags else []
     versions = {j.name: {"version": j.version, "digest": j.digest, "threshold": j.threshold} for copies in judges.values() for j in copies}
+    kept = cache_dir() / "admission" / digest([about, asdict(config), versions])[:20]
+    objects, pictures = admit(generate, object_cells(table), judges, config, kept)
+    flagged = admit(generate, flag_cells(table), judges, config, kept)[0] if with_flags else []
     found = {
         "format": FORMAT, "about": about, "config": asdict(config), "judges": versions,
         "cells": [asdict(a) for a in objects], "flags": [asdict(a) for a in flagged],
@@ -162,6 +188,7 @@ def check(
     from ..evaluation.sheets import write_sheet
 
     write_sheet(out / "cells.png", pictures, columns=len(STYLES))
+    shutil.rmtree(kept, ignore_errors=True)
     return found
 
 

@@ -1,6 +1,7 @@
 """Admission of cells: real drawings get in, other drawings do not, and one judge's doubt is enough."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,27 @@ def test_check_writes_what_evaluations_read(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "cells.json").write_text(json.dumps(values))
     with pytest.raises(ArtefactError, match="changed by hand"):
         admitted_cells(tmp_path / "cells.json")
+
+
+def test_an_interrupted_check_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, drawn = judges(), list[str]()
+    monkeypatch.setattr(cells, "load_judges", lambda name: tuple(found[name.split("/")[1]]))
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+
+    def draw(prompts, *, seeds, until=3):
+        if len(drawn) == until:
+            raise KeyboardInterrupt
+        drawn.append(prompts[0])
+        return PastingHost().generate(prompts, seeds=seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        cells.check(draw, tmp_path / "a", {"host": "pasting"}, CONFIG, table(), with_flags=False)
+    (tmp_path / "a").mkdir()
+    said = cells.check(partial(draw, until=99), tmp_path / "a", {"host": "pasting"}, CONFIG, table(), with_flags=False)
+    assert len(drawn) == len(set(drawn)) == len(said["cells"]) == 16
+    assert not any((tmp_path / "cache" / "admission").iterdir())
+    whole = tmp_path / "b"
+    whole.mkdir()
+    again = cells.check(partial(draw, until=99), whole, {"host": "pasting"}, CONFIG, table(), with_flags=False)
+    assert (len(drawn), again) == (32, said)
+    assert (whole / "cells.png").read_bytes() == (tmp_path / "a" / "cells.png").read_bytes()
