@@ -120,6 +120,10 @@ class StepwisePart(Part):
             **{n: torch.tensor(values, dtype=torch.float64) for n, values in lists.items()},
         }
 
+    def written(self, ids: Sequence[int]) -> Float[Tensor, "f d"]:
+        """What one unit of each of these features writes: decoder rows."""
+        return self.sae.W_dec[list(ids)]
+
     def settings(self) -> dict[str, Any]:
         """Place, range and which SAE."""
         own = {"between": None if self.between is None else list(self.between), "everywhere": self.everywhere, "compat": self.compat}
@@ -221,5 +225,5 @@ class StepwisePart(Part):
         above = acts[:, column] > torch.tensor(step.thresholds, **like)
         factors = torch.where(above, torch.tensor(step.factors, **like), torch.inf)
         least = torch.full_like(acts, torch.inf).scatter_reduce(1, column.expand_as(factors), factors, "amin")
-        change = (torch.where(least.isinf(), 1, least) - 1) * acts @ self.sae.W_dec[list(ids)].to(**like)
+        change = (torch.where(least.isinf(), 1, least) - 1) * acts @ self.written(ids).to(**like)
         return change.reshape(x.shape), above.any(-1).reshape(x.shape[:-1])

@@ -15,9 +15,11 @@ from ...deactivate.evaluation.controls import control_edit, redrawn
 from ...deactivate.layer import DeactivationPart
 from ...deactivate.parts import LowRank, Part, WeightsPart
 from ...deactivate.replacement import ReplacementPart
+from ...deactivate.stepwise import StepwisePart
 from ...llm.pools import pool_texts
 from ...llm.scanning import scan
 from ..pools import with_general
+from .step_controls import OtherFeatures, turned_steps
 
 if TYPE_CHECKING:
     from ...deactivate.concept import Concept
@@ -59,6 +61,7 @@ def _source(name: str, host: Any, edit: Any, concept: "Concept") -> "RandomFeatu
 class RandomFeatures:
     """Draws of «random features»: each deactivation layer with as many other features of its SAE, all else alike.
 
+    A part that works step by step (`StepwisePart`) gets as many others of each step (`step_controls`).
     Drawn are features that fire on the concept's general prompts of `train`, and none that the edit itself changes; the gate in front
     of the edit stands in front of the draw too.
 
@@ -69,9 +72,11 @@ class RandomFeatures:
 
     def __init__(self, host: Any, edit: Edit, concept: "Concept") -> None:
         self.edit, self.layers = edit, [layer for p in edit.parts if (layer := _layer(p))]
-        if len(self.layers) < len(edit.parts):
+        stepwise = [p for p in edit.parts if isinstance(p, StepwisePart)]
+        if len(self.layers) + len(stepwise) < len(edit.parts):
             raise InputError(f"needs an edit by features alone; {edit.eraser} has other parts")
         texts = pool_texts(with_general(concept), "general", "train", TEXTS)
+        self.steps = {id(p): OtherFeatures(host, p, texts) for p in stepwise}
         self.pools: list[list[int]] = []
         for layer in self.layers:
             point = layer.hook_point
@@ -87,8 +92,13 @@ class RandomFeatures:
         """One control edit."""
         rng = random.Random(f"random features/{seed}")
         drawn = [rng.sample(pool, len(layer.features)) for pool, layer in zip(self.pools, self.layers, strict=True)]
-        layers = [replace(layer, features=tuple(ids)) for layer, ids in zip(self.layers, drawn, strict=True)]
-        parts = [replace(p, layer=x) if isinstance(p, ReplacementPart) else x for p, x in zip(self.edit.parts, layers, strict=True)]
+        layers = iter([replace(layer, features=tuple(ids)) for layer, ids in zip(self.layers, drawn, strict=True)])
+        parts: list[Part] = []
+        for p in self.edit.parts:
+            if (steps := self.steps.get(id(p))) is not None:
+                parts.append(steps.draw(rng))
+            else:
+                parts.append(replace(p, layer=next(layers)) if isinstance(p, ReplacementPart) else next(layers))
         return control_edit(parts, FEATURES, seed, self.edit.gate)
 
 
@@ -111,7 +121,7 @@ class RandomDirections:
     def __init__(self, edit: Edit) -> None:
         self.edit = edit
         for part in edit.parts:
-            if isinstance(part, DeactivationPart):
+            if isinstance(part, DeactivationPart | StepwisePart):
                 continue
             deltas = part.deltas if isinstance(part, WeightsPart) else {}
             held = {part.base[n].module for n in deltas if n in part.base} if isinstance(part, WeightsPart) else set()
@@ -140,6 +150,8 @@ class TurnedLayer(DeactivationPart):
 
 
 def _turned(part: Part, gen: torch.Generator) -> Part:
+    if isinstance(part, StepwisePart):
+        return turned_steps(part, gen)
     if isinstance(part, DeactivationPart):
         own = {name: getattr(part, name) for name in ("sae", "features", "value", "mode", "fingerprint", "keep_error", "spare_first")}
         return TurnedLayer(**own, rows=redrawn(part.directions().detach().T, gen).T.contiguous())

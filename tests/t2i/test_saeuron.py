@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ from efface.deactivate.ledger import overlay_of
 from efface.sae import SAE
 from efface.t2i.clock import clock
 from efface.t2i.drawing_config import DrawingConfig
+from efface.t2i.evaluation.controls import RandomDirections, RandomFeatures, random_controls
+from efface.t2i.evaluation.suite import ImageSuiteConfig
 from efface.t2i.host import ImageHost
+from efface.t2i.methods import searching
 from efface.t2i.methods.saeuron.config import SAeUronConfig
 from efface.t2i.methods.saeuron.fit import fit, means
 from efface.t2i.saes import part_digest
@@ -286,3 +290,81 @@ def test_refuses() -> None:
         with pytest.raises(InputError, match=field):
             replace(SAeUronConfig(), **{field: value})
     assert not overlay_of(host).entries
+
+
+def test_random_features_and_directions_of_a_stepwise_edit() -> None:
+    host = tiny_image_host("sd")
+    edit, judged = strong(host, percentile=90.0), concept()
+    part = part_of(edit)
+    source = RandomFeatures(host, edit, judged)
+    drawn, again, other = (part_of(source.draw(i)) for i in (0, 0, 1))
+    assert drawn.steps == again.steps != other.steps
+    assert not set(drawn.features) & set(part.features)
+    for mine, theirs in zip(part.steps, drawn.steps, strict=True):
+        assert len(mine.features) == len(theirs.features)
+        assert sorted(mine.factors) == sorted(theirs.factors)
+        assert min(theirs.thresholds, default=1.0) > 0
+    turned = part_of(RandomDirections(edit).draw(0))
+    own, new = part.written(part.features), turned.written(part.features)
+    torch.testing.assert_close(new.norm(dim=1), own.norm(dim=1))
+    assert torch.nn.functional.cosine_similarity(new, own).abs().max() < 1 - 1e-3
+    x, times = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([part.steps[0].time])
+    before, after = ((p.rewrite(x, times) - x).detach() for p in (part, turned))
+    assert torch.equal(before.abs().amax(-1) > 0, after.abs().amax(-1) > 0)
+    assert not torch.allclose(before, after, atol=1e-3)
+    config = ImageSuiteConfig(control_draws=1)
+    made, absent = random_controls(host, [edit], judged, config)
+    assert (sorted(made), absent) == (["random directions", "random features"], [])
+    whole = Edit(
+        [
+            replace(
+                part, steps=tuple(replace(s, features=tuple(range(24)), factors=(0.0,) * 24, thresholds=(0.0,) * 24) for s in part.steps)
+            )
+        ],
+        "saeuron",
+    )
+    with pytest.raises(MatchedNothing, match="other features that fire"):
+        RandomFeatures(host, whole, judged)
+
+
+def test_the_search_takes_the_first_pair_that_is_enough() -> None:
+    host = tiny_image_host("sd")
+    options = {"steps": 3, "size": (32, 32)}
+    drawn = partial(host.generate, **options)
+    base = drawn(["a big dog"], seed=0)
+
+    class Unmoved:
+        name, version, digest, classes, threshold, features_name = "icons/object/A", "1", "0", ("dog", "none"), 0.5, "none"
+
+        def scores(self, images: torch.Tensor) -> torch.Tensor:
+            same = (images == base).flatten(1).all(1).float()
+            return torch.stack([same, 1 - same], 1)
+
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1).float()
+
+    def asking(train: list[str]) -> Concept:
+        target = {"train": train, "validation": [{"text": "a big dog", "labels": {"object": "dog"}}]}
+        return Concept.from_mapping({"format": 1, "name": "dog", "target": target, "general": {"train": REST}, "judge": "icons/object"})
+
+    asked = asking(["the dog"])
+    settings = {"preset": "efface", "search": True, "grid_percentile": (90.0, 40.0), "grid_gamma": (1.0, -6.0), **SMALL}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "load_judges", lambda name: [Unmoved()])
+        patch.setitem(host.__dict__, "generate", drawn)
+        found = erase("saeuron", host, asked, [sae_at(host, POINT)], **settings)
+    assert (found.config["percentile"], found.config["gamma"]) == (90.0, -6.0)
+    pairs = [{"percentile": 90.0, "gamma": g, "gone": gone} for g, gone in ((1.0, 0.0), (-6.0, 1.0))]
+    assert found.evidence["search"] == pairs
+    assert (
+        part_of(found).steps
+        == part_of(
+            erase("saeuron", host, asked, [sae_at(host, POINT)], **{**settings, "search": False, "percentile": 90.0, "gamma": -6.0})
+        ).steps
+    )
+    with pytest.raises(MatchedNothing, match="grid"):
+        erase("saeuron", host, asking(REST), [sae_at(host, POINT)], **settings)
+    with pytest.raises(InputError, match="grid_gamma"):
+        SAeUronConfig(search=True, grid_gamma=())
+    with pytest.raises(InputError, match="official"):
+        SAeUronConfig(search=True, compat="official")

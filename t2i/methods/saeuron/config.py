@@ -49,17 +49,37 @@ class SAeUronConfig:
     """Height and width of those drawings in pixels. Unset: those of the SAE's card."""
     pictures: int = 8
     """Pictures drawn at a time."""
+    search: bool = False
+    """Choose `percentile` and `gamma` on `validation`: the first pair, fewest features and mildest factor first, with which the judge no
+    longer sees the concept.
+    """
+    grid_percentile: tuple[float, ...] = (99.999, 99.995, 99.99)
+    """Percentiles that the search tries, highest first (authors' for objects)."""
+    grid_gamma: tuple[float, ...] = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
+    """Strengths that the search tries at each percentile, mildest first (authors' for objects)."""
+    n_search: int = 24
+    """Prompts of a concept that the search draws for each pair."""
+    enough: float = 0.95
+    """Share of them that must not show it."""
     compat: Literal["none", "official"] = "none"
     """`official`: the sign of the reconstruction error and the count of steps as in the authors' released code (README)."""
     seed: int = 0
     """Of the choice of prompts and of their noise."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.percentile < 100:
-            raise InputError(f"percentile must lie in [0, 100), {self.percentile} found")
-        if not math.isfinite(self.gamma):
-            raise InputError(f"gamma must be a finite number, {self.gamma} found")
-        for name, least in (("n_concepts", 2), ("prompts", 1), ("rest", 1), ("pictures", 1)):
+        for name, value in (("percentile", self.percentile), *(("grid_percentile", p) for p in self.grid_percentile)):
+            if not 0 <= value < 100:
+                raise InputError(f"{name} must lie in [0, 100), {value} found")
+        for name, value in (("gamma", self.gamma), *(("grid_gamma", g) for g in self.grid_gamma)):
+            if not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, {value} found")
+        if self.search and not (self.grid_percentile and self.grid_gamma):
+            raise InputError("search needs at least one value in grid_percentile and in grid_gamma")
+        if self.search and self.compat == "official":
+            raise InputError("search draws with an edit several times, and compat=official runs off its list of steps then; leave one out")
+        if not 0 < self.enough <= 1:
+            raise InputError(f"enough must lie in (0, 1], {self.enough} found")
+        for name, least in (("n_concepts", 2), ("prompts", 1), ("rest", 1), ("pictures", 1), ("n_search", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, {getattr(self, name)} found")
         if self.compat not in ("none", "official"):

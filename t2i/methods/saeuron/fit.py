@@ -2,17 +2,18 @@
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....base.errors import InputError, MatchedNothing
-from ....base.running import progress
+from ....base.running import log, progress
 from ....deactivate.edit import Edit
 from ....deactivate.layer import sae_hook_point
 from ....deactivate.stepwise import StepFeatures, StepwisePart
 from ....llm.pools import choose
 from ...denoising import denoiser_points, read_drawing
 from ...drawing_config import DrawingConfig
+from ..searching import Goal, mildest
 from .config import SAeUronConfig
 from .math import ConceptMeans, MeanActivations, scores
 
@@ -51,6 +52,44 @@ def fit(
     sae = the_sae(host, saes)
     drawing = config.drawing(sae.card.get("token_policy") or {})
     found = [concept_means(host, sae, c, preserve, config, drawing) for c in concepts]
+    if not config.search:
+        return _edit(host, sae, concepts, found, config, drawing)
+    goal = Goal(config.n_search, config.enough, config.seed)
+    return mildest(host, _candidates(host, sae, concepts, found, config, drawing), concepts, goal)
+
+
+def _candidates(
+    host: "ImageHost",
+    sae: "SAE",
+    concepts: Sequence["Concept"],
+    found: Sequence[ConceptMeans],
+    config: SAeUronConfig,
+    drawing: DrawingConfig,
+) -> Iterator[tuple[dict[str, float], Edit]]:
+    """(settings, edit) of the grid; pairs at which a concept has no feature are left out, which is said."""
+    for percentile in config.grid_percentile:
+        for gamma in config.grid_gamma:
+            pair = {"percentile": percentile, "gamma": gamma}
+            try:
+                yield pair, _edit(host, sae, concepts, found, dataclasses.replace(config, **pair), drawing)
+            except MatchedNothing as e:
+                log.info("percentile %g is left out: %s", percentile, e)
+                break
+
+
+def _edit(
+    host: "ImageHost",
+    sae: "SAE",
+    concepts: Sequence["Concept"],
+    found: Sequence[ConceptMeans],
+    config: SAeUronConfig,
+    drawing: DrawingConfig,
+) -> Edit:
+    """The lists of each step, put together.
+
+    Raises:
+        MatchedNothing: No feature is a concept's own at any step.
+    """
     lists = [_steps(c, means, config) for c, means in zip(concepts, found, strict=True)]
     steps = tuple(first.joined(others) for first, *others in zip(*lists, strict=True))
     evidence = [_evidence(c, means, own) for c, means, own in zip(concepts, found, lists, strict=True)]
