@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .. import __version__
 from ..base.errors import ArtefactError, InputError, NumericsError
-from ..base.files import digest, inside, read_json, reading, sha256_file
+from ..base.files import digest, inside, new_folder, read_json, reading, sha256_file, write_json
 from .calibration import Calibration, Rate, fires
 from .routing import unedited
 
@@ -54,8 +55,21 @@ class AnyGate(ABC):
         """One paragraph on the threshold and its rates."""
 
     @abstractmethod
+    def _put(self, work: Path) -> None:
+        """Writes what the score is made of into a folder."""
+
+    def _manifest(self) -> dict[str, Any]:
+        """What `load` needs besides."""
+        return self._settings()
+
     def save(self, folder: str | Path) -> None:
-        """Writes a folder, its manifest last."""
+        """Writes a folder: what the score is made of, and `gate.json` last; whole or not at all."""
+        with new_folder(Path(folder)) as work:
+            self._put(work)
+            files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
+            calibration = self.calibration.as_dict() if self.calibration else None
+            values = {**self._manifest(), "calibration": calibration, "digest": self.digest, "files": files}
+            write_json(work / MANIFEST, {"format": FORMAT, "efface": __version__, **values})
 
     def score(self, host: "Host", texts: Sequence[str], *, batch: int = 1) -> Float[Tensor, " n"]:
         """Scores of prompts, float64."""

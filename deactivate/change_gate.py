@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import __version__
 from ..base.errors import ArtefactError, MatchedNothing, UnknownName
-from ..base.files import load_tensors, new_folder, reading, sha256_file, write_json
-from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of, read_alone
+from ..base.files import load_tensors, reading
+from .any_gate import MANIFEST, AnyGate, Rows, manifest_of, read_alone
 from .calibration import DEAD_BAND, Calibration, Rate, calibrate
 from .layer import DeactivationPart
 
@@ -115,15 +114,12 @@ class ChangeGate(AnyGate):
         what = f"{self.measure} of the change of {len(self.layer.features)} features"
         return f"{what}, not calibrated." if self.calibration is None else f"{what}; {self.rates()}"
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the layer and `gate.json` (last)."""
-        with new_folder(Path(folder)) as work:
-            (work / "layer").mkdir()
-            self.layer.save(work / "layer")
-            files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
-            calibration = self.calibration.as_dict() if self.calibration else None
-            head = {"format": FORMAT, "efface": __version__, "kind": self.kind}
-            write_json(work / MANIFEST, {**head, **self._settings(), "calibration": calibration, "digest": self.digest, "files": files})
+    def _put(self, work: Path) -> None:
+        (work / "layer").mkdir()
+        self.layer.save(work / "layer")
+
+    def _manifest(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self._settings()}
 
     @classmethod
     def load(cls, folder: str | Path) -> "ChangeGate":

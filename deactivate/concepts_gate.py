@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing
-from ..base.files import load_tensors, new_folder, reading, sha256_file, write_json
-from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of, read_alone
+from ..base.files import load_tensors, reading
+from .any_gate import MANIFEST, AnyGate, Rows, manifest_of, read_alone
 from .calibration import DEAD_BAND, Calibration, calibrate
 from .layer import DeactivationPart
 
@@ -129,16 +128,12 @@ class ConceptsGate(AnyGate):
         what = f"{len(self.groups)} concepts, each with a threshold of its own, {len(self.layer.features)} features in all"
         return f"{what}, not calibrated." if self.calibration is None else f"{what}; {self.rates()}"
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the layer and `gate.json` (last)."""
-        with new_folder(Path(folder)) as work:
-            (work / "layer").mkdir()
-            self.layer.save(work / "layer")
-            files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
-            calibration = self.calibration.as_dict() if self.calibration else None
-            rates = {"groups": [dataclasses.asdict(g) for g in self.groups], "calibration": calibration}
-            head = {"format": FORMAT, "efface": __version__, "kind": self.kind, "layer": self._layer()}
-            write_json(work / MANIFEST, {**head, **rates, "digest": self.digest, "files": files})
+    def _put(self, work: Path) -> None:
+        (work / "layer").mkdir()
+        self.layer.save(work / "layer")
+
+    def _manifest(self) -> dict[str, Any]:
+        return {"kind": self.kind, "layer": self._layer(), "groups": [dataclasses.asdict(g) for g in self.groups]}
 
     @classmethod
     def load(cls, folder: str | Path) -> "ConceptsGate":

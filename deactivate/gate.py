@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import __version__
 from ..base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from ..base.files import new_folder, reading, sha256_file, write_json
-from .any_gate import FORMAT, MANIFEST, AnyGate, Rows, manifest_of, read_alone
+from ..base.files import reading
+from .any_gate import MANIFEST, AnyGate, Rows, manifest_of, read_alone
 from .calibration import DEAD_BAND, Calibration, calibrate
 from .layer import feature_acts, sae_digest, sae_hook_point
 
@@ -144,15 +143,9 @@ class Gate(AnyGate):
             return f"{n} features, not calibrated."
         return f"{n} features, {self.reduce} over tokens, decides per {self.per}; {self.rates()}"
 
-    def save(self, folder: str | Path) -> None:
-        """Writes `gate.json` (last) and one SAE folder a source."""
-        with new_folder(Path(folder)) as work:
-            for i, source in enumerate(self.sources):
-                source.sae.save(work / f"sae-{i}")
-            files = {p.relative_to(work).as_posix(): sha256_file(p) for p in sorted(work.rglob("*")) if p.is_file()}
-            calibration = self.calibration.as_dict() if self.calibration else None
-            values = {**self._settings(), "calibration": calibration, "digest": self.digest, "files": files}
-            write_json(work / MANIFEST, {"format": FORMAT, "efface": __version__, **values})
+    def _put(self, work: Path) -> None:
+        for i, source in enumerate(self.sources):
+            source.sae.save(work / f"sae-{i}")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Gate":

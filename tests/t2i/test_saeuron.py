@@ -343,11 +343,8 @@ def test_the_search_takes_the_first_pair_that_is_enough() -> None:
         def features(self, images: torch.Tensor) -> torch.Tensor:
             return images.flatten(1).float()
 
-    def asking(train: list[str]) -> Concept:
-        target = {"train": train, "validation": [{"text": "a big dog", "labels": {"object": "dog"}}]}
-        return Concept.from_mapping({"format": 1, "name": "dog", "target": target, "general": {"train": REST}, "judge": "icons/object"})
-
-    asked = asking(["the dog"])
+    target = {"train": ["the dog"], "validation": [{"text": "a big dog", "labels": {"object": "dog"}}]}
+    asked = Concept.from_mapping({"format": 1, "name": "dog", "target": target, "general": {"train": REST}, "judge": "icons/object"})
     settings = {"preset": "efface", "search": True, "grid_percentile": (90.0, 40.0), "grid_gamma": (1.0, -6.0), **SMALL}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searching, "load_judges", lambda name: [Unmoved()])
@@ -356,14 +353,10 @@ def test_the_search_takes_the_first_pair_that_is_enough() -> None:
     assert (found.config["percentile"], found.config["gamma"]) == (90.0, -6.0)
     pairs = [{"percentile": 90.0, "gamma": g, "gone": gone} for g, gone in ((1.0, 0.0), (-6.0, 1.0))]
     assert found.evidence["search"] == pairs
-    assert (
-        part_of(found).steps
-        == part_of(
-            erase("saeuron", host, asked, [sae_at(host, POINT)], **{**settings, "search": False, "percentile": 90.0, "gamma": -6.0})
-        ).steps
-    )
+    plain = erase("saeuron", host, asked, [sae_at(host, POINT)], preset="efface", percentile=90.0, gamma=-6.0, **SMALL)
+    assert part_of(found).steps == part_of(plain).steps
     with pytest.raises(MatchedNothing, match="grid"):
-        erase("saeuron", host, asking(REST), [sae_at(host, POINT)], **settings)
+        erase("saeuron", host, asked, [sae_at(host, POINT)], preserve=["the dog"], **settings)
     with pytest.raises(InputError, match="grid_gamma"):
         SAeUronConfig(search=True, grid_gamma=())
     with pytest.raises(InputError, match="official"):
