@@ -14,7 +14,7 @@ from ...deactivate.evaluation.controls import redrawn
 from ...deactivate.stepwise import StepFeatures, StepwisePart
 
 if TYPE_CHECKING:
-    from .ground import ImageHost
+    from ..host import ImageHost
 
 DRAWN = 16
 """General prompts that are drawn to see which features live at which step."""
