@@ -166,9 +166,8 @@ class TrainConfig:
     """Vectors without firing after which a latent is dead. None: min(10 M, 5 % of the run)."""
     normalize: str = "unit"
     """`unit`: scale so that E|x|^2 = 1; `sqrt_d`: so that the mean norm is sqrt(d); `none`. `whiten`: autoencoders, every direction to
-    the same variance, then `unit`: where a few directions have nearly all of it, the others are not learnt otherwise (Saraswatula
-    and Klindt, Data Whitening Improves Sparse Autoencoder Learning, 2025). Folded when saved; after `whiten` the decoder's rows are
-    not of norm 1."""
+    the same variance, then `unit`: where a few directions have nearly all of it, the others are not learnt otherwise. Folded when
+    saved; after `whiten` the decoder's rows are not of norm 1."""
     whiten_floor: float = 1e-4
     """whiten: share of the largest variance that is added to all; what is below it is taken for rounding."""
     normalize_vectors: int = 32_768

@@ -187,6 +187,8 @@ def test_save_and_load(tmp_path: Path) -> None:
     host = tiny_host()
     gate = dog_gate(host)
     gate.save(tmp_path / "g")
+    lying = {p.relative_to(tmp_path / "g").as_posix() for p in (tmp_path / "g").rglob("*") if p.is_file()}
+    assert json.loads((tmp_path / "g" / "gate.json").read_text())["files"].keys() == lying - {"gate.json"} != set()
     again = Gate.load(tmp_path / "g")
     assert again.digest == gate.digest
     assert again.calibration == gate.calibration

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from t2i._kit import changed, draw, sae_at, tiny_image_host
+from t2i._kit import Unmoved, changed, draw, sae_at, tiny_image_host
 
 import efface
 from efface.base.errors import InputError, MatchedNothing, UnknownName
@@ -153,23 +153,16 @@ def test_the_mildest_multiplier_that_is_enough_is_taken():
     drawn = partial(host.generate, **options)
     base = drawn(["the dog"], seed=0)
 
-    class Unmoved:
-        name, version, digest, classes, threshold, features_name = "icons/object/A", "1", "0", ("dog", "none"), 0.5, "none"
-
-        def scores(self, images: torch.Tensor) -> torch.Tensor:
-            same = (images == base).flatten(1).all(1).float()
-            return torch.stack([same, 1 - same], 1)
-
-        def features(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(1).float()
-
     edit = Edit([DeactivationPart(word_sae(host), (0,), -8.0, "scale", spare_first=True)], "itd", {"value": -8.0}).bound(host)
     host.__dict__["generate"] = drawn
     try:
-        found = mildest(host, edit, [dog], ItdConfig(search=True, grid_value=(1.0, 0.0, -8.0)), [Unmoved()])
+        found = mildest(host, edit, [dog], ItdConfig(search=True, grid_value=(1.0, 0.0, -8.0)), [Unmoved(base)])
+        # of two that do nothing alike, the milder
+        equal = mildest(host, edit, [dog], ItdConfig(search=True, grid_value=(1.0, 1.0 - 1e-12)), [Unmoved(base)])
     finally:
         del host.__dict__["generate"]
     assert (found.parts[0].value, found.config["value"]) == (0.0, 0.0)
+    assert equal.config["value"] == 1.0
     assert found.evidence["search"] == [{"value": 1.0, "gone": 0.0}, {"value": 0.0, "gone": 1.0}]
 
 

@@ -14,6 +14,7 @@ from t2i._kit import (
     MIXED,
     ON,
     REST,
+    Unmoved,
     bits,
     changed,
     dog_gate,
@@ -333,21 +334,11 @@ def test_the_search_takes_the_first_pair_that_is_enough() -> None:
     drawn = partial(host.generate, **options)
     base = drawn(["a big dog"], seed=0)
 
-    class Unmoved:
-        name, version, digest, classes, threshold, features_name = "icons/object/A", "1", "0", ("dog", "none"), 0.5, "none"
-
-        def scores(self, images: torch.Tensor) -> torch.Tensor:
-            same = (images == base).flatten(1).all(1).float()
-            return torch.stack([same, 1 - same], 1)
-
-        def features(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(1).float()
-
     target = {"train": ["the dog"], "validation": [{"text": "a big dog", "labels": {"object": "dog"}}]}
     asked = Concept.from_mapping({"format": 1, "name": "dog", "target": target, "general": {"train": REST}, "judge": "icons/object"})
     settings = {"preset": "efface", "search": True, "grid_percentile": (90.0, 40.0), "grid_gamma": (1.0, -6.0), **SMALL}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching, "load_judges", lambda name: [Unmoved()])
+        patch.setattr(searching, "load_judges", lambda name: [Unmoved(base)])
         patch.setitem(host.__dict__, "generate", drawn)
         found = erase("saeuron", host, asked, [sae_at(host, POINT)], **settings)
     assert (found.config["percentile"], found.config["gamma"]) == (90.0, -6.0)

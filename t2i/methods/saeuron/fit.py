@@ -2,7 +2,8 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ....base.errors import InputError, MatchedNothing
@@ -52,29 +53,24 @@ def fit(
     sae = the_sae(host, saes)
     drawing = config.drawing(sae.card.get("token_policy") or {})
     found = [concept_means(host, sae, c, preserve, config, drawing) for c in concepts]
+    make = partial(_edit, host, sae, concepts, found, drawing)
     if not config.search:
-        return _edit(host, sae, concepts, found, config, drawing)
+        return make(config)
     goal = Goal(config.n_search, config.enough, config.seed)
-    return mildest(host, _candidates(host, sae, concepts, found, config, drawing), concepts, goal)
+    return mildest(host, _candidates(config, make), concepts, goal)
 
 
-def _candidates(
-    host: "ImageHost",
-    sae: "SAE",
-    concepts: Sequence["Concept"],
-    found: Sequence[ConceptMeans],
-    config: SAeUronConfig,
-    drawing: DrawingConfig,
-) -> Iterator[tuple[dict[str, float], Edit]]:
-    """(settings, edit) of the grid; pairs at which a concept has no feature are left out, which is said."""
+def _candidates(config: SAeUronConfig, make: Callable[[SAeUronConfig], Edit]) -> Iterator[tuple[dict[str, float], Edit]]:
+    """(settings, edit) of the grid; a percentile at which a concept has no feature is left out, which is said."""
     for percentile in config.grid_percentile:
         for gamma in config.grid_gamma:
             pair = {"percentile": percentile, "gamma": gamma}
             try:
-                yield pair, _edit(host, sae, concepts, found, dataclasses.replace(config, **pair), drawing)
+                edit = make(dataclasses.replace(config, **pair))
             except MatchedNothing as e:
                 log.info("percentile %g is left out: %s", percentile, e)
                 break
+            yield pair, edit
 
 
 def _edit(
@@ -82,8 +78,8 @@ def _edit(
     sae: "SAE",
     concepts: Sequence["Concept"],
     found: Sequence[ConceptMeans],
-    config: SAeUronConfig,
     drawing: DrawingConfig,
+    config: SAeUronConfig,
 ) -> Edit:
     """The lists of each step, put together.
 
