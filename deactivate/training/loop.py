@@ -24,7 +24,7 @@ from .state import Distributed, Stateful, own_randomness, same_settings, seed_al
 Loss = Float[Tensor, ""]
 StepFn = Callable[[int, int], Loss | tuple[Loss, Mapping[str, float]]]
 """(step from 0, micro-batch from 0) -> scalar loss with a graph, and optionally figures for the log."""
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class _Run:
             return
         tensors = {f"param/{n}": p.detach() for n, p in self.masters.items()}
         for name, p in self.masters.items():
-            tensors |= {f"{m}/{name}": self.optimiser.state[p][m] for m in MOMENTS}
+            tensors |= {f"{m}/{name}": self.optimiser.state[p][m] for m in (*MOMENTS, "step")}
         tensors |= {f"average/{n}": a for n, a in self.averages.items()}
         values = {
             "config": dataclasses.asdict(self.config),
@@ -230,7 +230,7 @@ class _Run:
     def restore(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> int:
         """Puts parameters, moments and the source where the checkpoint has them, after checking all of it; the step."""
         same_settings(values["config"], dataclasses.asdict(self.config))
-        parts = ("param", "exp_avg", "exp_avg_sq", *(["average"] if self.averages else []))
+        parts = ("param", *MOMENTS, *(["average"] if self.averages else []))
         wanted = {f"{m}/{n}": p for n, p in self.masters.items() for m in parts}
         wrong = [k for k, p in wanted.items() if k not in tensors or tensors[k].shape != p.shape or tensors[k].dtype != p.dtype]
         surplus = {k.partition("/")[2] for k in tensors} - set(self.masters)
@@ -242,7 +242,9 @@ class _Run:
             for name, p in self.masters.items():
                 p.copy_(tensors[f"param/{name}"])
                 self.params[name].copy_(p)
-                self.optimiser.state[p] = {m: tensors[f"{m}/{name}"].to(p.device if m != "step" else "cpu") for m in MOMENTS}
+                # in the parameter's own layout: the fused step goes through memory and would pair the wrong elements of another
+                moments = {m: torch.empty_like(p).copy_(tensors[f"{m}/{name}"]) for m in MOMENTS}
+                self.optimiser.state[p] = {**moments, "step": tensors[f"step/{name}"].clone()}
             for name, average in self.averages.items():
                 average.copy_(tensors[f"average/{name}"])
         if self.source:

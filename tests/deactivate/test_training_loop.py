@@ -93,6 +93,28 @@ def test_an_interrupted_and_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_p
     assert not same(whole, host())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_resume_keeps_to_the_layout_of_the_parameters(layout: torch.memory_format, tmp_path: Path) -> None:
+    config = LoopConfig(steps=6, lr=1e-2, checkpoint_every=3)
+
+    def trained(out: Path, stop_at: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = torch.nn.Conv2d(3, 4, 3).to(memory_format=layout)
+
+        def step_fn(step: int, micro: int) -> torch.Tensor:
+            if step == stop_at:
+                raise RuntimeError("power cut")
+            return net(torch.rand(2, 3, 8, 8)).pow(2).sum()
+
+        fit_loop(step_fn, dict(net.named_parameters()), config, out, stop_at is None and out.exists())
+        return net.weight.detach()
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        trained(tmp_path / "cut", stop_at=4)
+    assert torch.equal(trained(tmp_path / "cut"), whole)
+
+
 def test_resume_after_a_hard_kill_goes_back_to_the_newest_checkpoint(tmp_path: Path) -> None:
     whole, _ = train(None, CONFIG)
     with pytest.raises(Interrupted):
