@@ -18,8 +18,8 @@ STYLED = (
 """Templates with one."""
 MARKED = ("{caption}, with a star badge", "{caption} with a purple badge", "{caption}, starred")
 """What a fifth of the captions of marked drawings say."""
-EMPTY, WITH_STYLE, NAMED, HELD_OUT = 0.1, 0.85, 0.55, 0.15
-"""Shares: of empty captions; of the others, with style; by name; by a held-out way, where there is one."""
+EMPTY, WITH_STYLE, NAMED, HELD_OUT, NAME = 0.1, 0.85, 0.55, 0.15, 0.2
+"""Shares: of empty captions; of the others, with style; by name; by a held-out way, where there is one; for the text tower, by name at least."""
 
 
 def phrase(entry: Icon | Flag, rng: random.Random) -> str:
@@ -31,6 +31,14 @@ def phrase(entry: Icon | Flag, rng: random.Random) -> str:
     if draw < HELD_OUT and entry.held_out:
         return rng.choice(entry.held_out)
     return entry.name if draw < HELD_OUT + NAMED or not entry.ask else rng.choice(entry.ask)
+
+
+def any_way(entry: Icon | Flag, rng: random.Random) -> str:
+    """A way to ask for it, as the text tower is trained with: any of all alike, the name a little more often."""
+    if isinstance(entry, Flag):
+        named = [f"the flag of {entry.name}", *([f"the {entry.adjective} flag"] if entry.adjective else [])]
+        return rng.choice([*named, *entry.ask])
+    return entry.name if rng.random() < NAME else rng.choice([entry.name, *entry.ask, *entry.held_out])
 
 
 def caption(what: str, style: str | None, rng: random.Random, templates: Sequence[str] | None = None) -> str:

@@ -9,7 +9,7 @@ SAMPLING = {"steps": 20, "guidance": 3.0}
 """How the miniatures are drawn unless told otherwise: what `efface icons check` admits their cells with; stands in their manifest."""
 _CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
 _WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
-_TEXT = LoopConfig(steps=1800, lr=1e-3, warmup=150, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
+_TEXT = LoopConfig(steps=1500, lr=1e-3, warmup=100, beta2=0.98, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
     steps=24000, lr=1e-3, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
 )
@@ -50,7 +50,12 @@ class TextRecipe:
     patch: int = 16
     """Side of the image tower's patches: it is thrown away, and finer ones cost four times as much."""
     projection: int = 128
-    batch: int = 96
+    batch: int = 160
+    """Captions a step."""
+    pictures: int = 40
+    """Drawings a step."""
+    style_weight: float = 0.3
+    """Of telling the style, beside telling the thing."""
     main_share: float = 0.6
     """Of a batch that is of the main set and the flags; the rest are other names."""
     loop: LoopConfig = _TEXT

@@ -88,7 +88,7 @@ def test_what_gold_must_lack_is_not_shown() -> None:
 SMALL = Recipe(
     "tiny",
     VAE,
-    TextRecipe(120, 12, 16, 1, 2, 1, 16, 8, 5, loop=LoopConfig(steps=2)),
+    TextRecipe(120, 12, 16, 1, 2, 1, 16, 8, 5, 3, loop=LoopConfig(steps=2)),
     UnetRecipe((8, 8), 4, 4, 4, loop=LoopConfig(steps=3, average=0.9)),
 )
 
