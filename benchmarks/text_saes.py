@@ -37,7 +37,9 @@ def main() -> None:
     args.add_argument("--k", type=int, default=16)
     args.add_argument("--arch", default="batchtopk")
     args.add_argument("--concepts", nargs="*", default=["dog", "wolf", "apple", "bus", "style-noto", "style-contrast"], help="of icons/")
+    args.add_argument("--normalize", default="whiten", help="of TrainConfig")
     args.add_argument("--rule", nargs="+", default=["contrast"])
+    args.add_argument("--gate", default="energy")
     args.add_argument("--n-contrast", type=int, nargs="+", default=[8])
     args.add_argument("--judge", action="store_true")
     args.add_argument("--threads", type=int, default=2)
@@ -47,7 +49,7 @@ def main() -> None:
     points = [f"text_encoder.layers.{n}.resid_post" for n in o.layers]
     if missing := [p for p in points if not (o.out / p / "cfg.json").is_file()]:
         start = time.perf_counter()
-        config = TrainConfig(tokens=o.tokens, batch=2048)
+        config = TrainConfig(tokens=o.tokens, batch=2048, lr=1e-3, warmup=50, normalize=o.normalize)
         target = o.out if len(missing) > 1 else o.out / missing[0]
         train_on_host(host, training_prompts(), missing, target, architecture=o.arch, d_sae=o.d_sae, k=o.k, config=config)
         print(f"trained {len(missing)} SAEs in {time.perf_counter() - start:.0f} s", flush=True)
@@ -61,7 +63,8 @@ def main() -> None:
             row["image_drift"] = image_drift(host, sae, prompts[:32], load_judges("icons/object")[0])
         for rule in o.rule:
             for n in o.n_contrast if rule == "contrast" else [0]:
-                row[f"gates, {rule} {n}"] = gates(host, sae, concepts, ItdConfig(preset="efface", rule=rule, n_contrast=n or 8))
+                config = ItdConfig(preset="efface", rule=rule, n_contrast=n or 8, gate=o.gate)
+                row[f"{o.gate} gates, {rule} {n}"] = gates(host, sae, concepts, config)
         rows.append(row)
         print(json.dumps(row), flush=True)
     (o.out / "layers.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -147,10 +147,12 @@ def load_gate(folder: str | Path) -> AnyGate:
     from .change_gate import ChangeGate
     from .concepts_gate import ConceptsGate
     from .gate import Gate
+    from .union_gate import UnionGate
 
     values = read_json(Path(folder) / MANIFEST)
     kind = values.get("kind") if isinstance(values, dict) else None
-    return {ChangeGate.kind: ChangeGate, ConceptsGate.kind: ConceptsGate}.get(str(kind), Gate).load(folder)
+    kinds = {k.kind: k for k in (ChangeGate, ConceptsGate, UnionGate)}
+    return kinds.get(str(kind), Gate).load(folder)
 
 
 def _percent(rate: Rate) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from ..base.errors import InputError, MatchedNothing, UnknownName
 from ..deactivate.concept import Record
@@ -118,8 +119,7 @@ def _fitted(host: "Host", concept: "Concept", saes: "Sequence[SAE]", seed: int, 
     if not at:
         raise MatchedNothing(f"gate: no feature fires on {LEAST_TEXTS} texts of {concept.name!r}; train wider or more SAEs")
     train, validation = (_maxima(scans, ids, split) for split in ("train", "validation"))
-    scale = np.sqrt(np.concatenate(list(train.values())).std(0) + 1e-6)
-    weights = max((_logistic(train, scale, c) for c in PENALTIES), key=lambda w: _detects(w, scale, validation or train))
+    weights, scale = fitted_weights(train, validation)
     if not weights.any():
         raise MatchedNothing(f"gate: no weight of any feature tells {concept.name!r} from other texts; train wider or more SAEs")
     used = [i for i in range(len(at)) if weights[i]]
@@ -162,7 +162,19 @@ def _maxima(scans: Scans, ids: dict[str, torch.Tensor], split: str) -> dict[str,
     }
 
 
-def _logistic(pools: dict[str, np.ndarray], scale: np.ndarray, c: float) -> np.ndarray:
+def fitted_weights(
+    train: Mapping[str, Float[np.ndarray, "_ f"]], validation: Mapping[str, Float[np.ndarray, "_ f"]]
+) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, " f"]]:
+    """(weights, scale) of features from the peaks in each pool's texts; weights are of activations over their scale.
+
+    L1 logistic regression of `target` against the other pools of `train`, each counted alike; the penalty is the one with the best
+    AUROC on `validation` (on `train` where it is empty) against the harder pool.
+    """
+    scale = np.sqrt(np.concatenate(list(train.values())).std(0) + 1e-6)
+    return max((_logistic(train, scale, c) for c in PENALTIES), key=lambda w: _detects(w, scale, validation or train)), scale
+
+
+def _logistic(pools: Mapping[str, np.ndarray], scale: np.ndarray, c: float) -> np.ndarray:
     """Weights of target against the other pools, each pool counted as much as every other one that is not target, target as all."""
     from sklearn.linear_model import LogisticRegression
 
@@ -174,7 +186,7 @@ def _logistic(pools: dict[str, np.ndarray], scale: np.ndarray, c: float) -> np.n
     return model.fit(rows / scale, labels, sample_weight=shares * len(labels) / shares.sum()).coef_[0]
 
 
-def _detects(weights: np.ndarray, scale: np.ndarray, pools: dict[str, np.ndarray]) -> float:
+def _detects(weights: np.ndarray, scale: np.ndarray, pools: Mapping[str, np.ndarray]) -> float:
     """AUROC of target against the harder of the other pools."""
     scores = {name: (x / scale) @ weights for name, x in pools.items()}
     return min(auroc(scores["target"].tolist(), s.tolist()).mean for name, s in scores.items() if name != "target")

@@ -218,8 +218,6 @@ def test_fitted_features_and_gate_find_the_planted_one():
     base = draw(host, MIXED)
     with edit.applied(host):
         assert changed(draw(host, MIXED), base).tolist() == [False, True, False, True]
-    with pytest.raises(InputError, match="gate=fitted"):
-        erase("itd", host, [dog, concept("cat", "apple")], [word_sae(host)], preset="efface", gate="fitted", n_contrast=2)
 
 
 def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):

@@ -39,7 +39,7 @@ class ItdConfig:
     """
     rule: Literal["topk_minus_union", "frequency", "contrast", "fitted"] | None = None
     """How features are chosen: see `select_features`; `fitted`: those to which an L1 logistic regression of target against retain
-    prompts gives a positive weight (the gate's own, `t2i.gating`). Unset: the preset's."""
+    prompts gives a positive weight (the gate's own, `fitted.py`). Unset: the preset's."""
     k_sel: int = 128
     """topk_minus_union: largest features of a prompt. Released: 128 for celebrities and nudity, 256 for styles."""
     least_target: float = 0.5
@@ -60,7 +60,7 @@ class ItdConfig:
     """Whether what the SAE does not reconstruct stays. Unset: the preset's."""
     gate: GateKind | None = None
     """`reconstruction`: mean squared change of the decoded stream (paper). `energy`: change without the SAE's error, a threshold a
-    concept. `fitted`: weights of features from `train`, one concept (`efface gate`). `always`: no gate. Unset: the preset's.
+    concept. `fitted`: weights of features from `train`, a bound a concept. `always`: no gate. Unset: the preset's.
     """
     fpr: float = 0.003
     """gate=energy, fitted: share of the general prompts of `validation` that may open a concept's gate."""

@@ -17,8 +17,9 @@ from ....deactivate.gate import Gate
 from ....deactivate.layer import DeactivationPart, sae_hook_point
 from ....deactivate.parts import Part
 from ....deactivate.replacement import ReplacementPart
-from ...gating import concept_gate
+from ....deactivate.union_gate import UnionGate
 from .config import ItdConfig
+from .fitted import fitted_gates
 from .official import official_features, official_gate
 from .reading import one_reader, read_peaks
 from .selection import EmptySelection, Selected, select_features
@@ -74,7 +75,8 @@ def fit(
     one_reader(host, saes)
     if config.form == "replace" and len(saes) > 1:
         raise InputError("form=replace rewrites the prompt, which all text encoders read: give one SAE")
-    chosen = [choose(host, sae, concepts, preserve or (), config) for sae in saes]
+    gates = fitted_gates(host, saes[0], concepts, config, preserve or ()) if _fits(config) else None
+    chosen = [choose(host, sae, concepts, preserve or (), config, gates=None if i else gates) for i, sae in enumerate(saes)]
     if config.expand_rounds:
         from .expansion import expanded
 
@@ -92,7 +94,7 @@ def fit(
 
         edit = mildest(host, edit, concepts, config)
     layer = layer_of(edit.parts[0])
-    gate = gate_of(host, layer, chosen[0], config)
+    gate = gate_of(host, layer, chosen[0], config, gates)
     return edit if gate is None else edit.gated(gate)
 
 
@@ -114,13 +116,13 @@ def retain_prompts(concept: "Concept", concepts: Sequence["Concept"], preserve: 
 
 def choose(
     host: "ImageHost", sae: "SAE", concepts: Sequence["Concept"], preserve: Sequence[str], config: ItdConfig,
-    further: Sequence[Sequence[str]] = (),
+    further: Sequence[Sequence[str]] = (), gates: Sequence[Gate] | None = None,
 ) -> list[Chosen]:  # fmt: skip
-    """Each concept's features; `further` are more target prompts of each."""
+    """Each concept's features; `further` are more target prompts of each, `gates` what `fitted_gates` gave for this SAE."""
     retains = [retain_prompts(c, concepts, preserve, config) for c in concepts]
     targets = [[*c.require("target", "train"), *(further[i] if further else ())] for i, c in enumerate(concepts)]
     if config.rule_or_default == "fitted":
-        gates = [concept_gate(host, c, [sae], fpr=config.fpr, seed=config.seed) for c in concepts]
+        gates = gates or fitted_gates(host, sae, concepts, config, preserve)
         return [
             Chosen(c, by_weight(g, c), len(t), len(r)) for c, g, t, r in zip(concepts, gates, targets, retains, strict=True)
         ]  # fmt: skip
@@ -179,8 +181,17 @@ def layer_of(part: Part) -> DeactivationPart:
     return layer
 
 
-def gate_of(host: "ImageHost", layer: DeactivationPart, chosen: Sequence[Chosen], config: ItdConfig) -> AnyGate | None:
-    """The gate of the config: calibrated on the concepts' `train` prompts as published, or on `validation`."""
+def _fits(config: ItdConfig) -> bool:
+    return "fitted" in (config.rule_or_default, config.gate_or_default)
+
+
+def gate_of(
+    host: "ImageHost", layer: DeactivationPart, chosen: Sequence[Chosen], config: ItdConfig, gates: Sequence[Gate] | None = None
+) -> AnyGate | None:
+    """The gate of the config: calibrated on the concepts' `train` prompts as published, or on `validation`.
+
+    `gates` are what `fitted_gates` gave for the layer's SAE, where it was called already.
+    """
     if config.gate_or_default == "always":
         return None
     if config.gate_or_default == "reconstruction":
@@ -189,9 +200,9 @@ def gate_of(host: "ImageHost", layer: DeactivationPart, chosen: Sequence[Chosen]
             return official_gate(host, layer, target, config)
         return ChangeGate(layer, "reconstruction").as_published(host, target, batch=config.batch)
     if config.gate_or_default == "fitted":
-        if len(chosen) > 1:
-            raise InputError(f"gate=fitted stands for one concept, {len(chosen)} given; use gate=energy, or one edit a concept")
-        return concept_gate(host, chosen[0].concept, [layer.sae], fpr=config.fpr, seed=config.seed)
+        concepts = [c.concept for c in chosen]
+        gates = gates or fitted_gates(host, layer.sae, concepts, config)
+        return gates[0] if len(gates) == 1 else UnionGate({c.name: g for c, g in zip(concepts, gates, strict=True)})
     groups = tuple(Group(c.concept.name, c.found.features) for c in chosen)
     concepts = [c.concept for c in chosen]
     erased = {t for c in concepts for lines in c.target.values() for t in lines}
