@@ -7,7 +7,7 @@ from ...deactivate.training.config import LoopConfig
 
 SAMPLING = {"steps": 20, "guidance": 3.0}
 """How the miniatures are drawn unless told otherwise: what `efface icons check` admits their cells with; stands in their manifest."""
-_CROPS = LoopConfig(steps=3000, lr=2e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
+_CROPS = LoopConfig(steps=5000, lr=1e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
 _WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1500, lr=1e-3, warmup=100, beta2=0.98, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
@@ -29,7 +29,9 @@ class VaeRecipe:
     """Of whole drawings in the second stage."""
     kl: float = 1e-5
     colour: float = 2.0
-    """Weight of the error of 8 x 8 means: without it hues drift, and a flag is its hues."""
+    """Weight of the error of 4 x 4 means: without it hues drift, and a flag is its hues."""
+    carry: bool = True
+    """Start with the colours passing (`vae_start.py`)."""
     flags_share: float = 0.25
     """Of a batch that is flags: of all drawings they are a twelfth."""
     crops: LoopConfig = _CROPS
@@ -98,7 +100,7 @@ RECIPES = {
     "icons": Recipe("icons"),
     "icons-xs": Recipe(
         "icons-xs",
-        VaeRecipe((16, 24, 32, 48), latent=8,
+        VaeRecipe((16, 24, 32, 48), latent=8, groups=4,
             crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25),
             whole=LoopConfig(steps=400, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
         ),

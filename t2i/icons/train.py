@@ -97,10 +97,11 @@ def _vae(data: IconData, table: Table, plan: Recipe, out: Path, resume: bool) ->
 
 
 def _all_drawings(data: IconData, table: Table) -> torch.Tensor:
-    """Every drawing, those that carry the mark also under it, and all flags."""
+    """Every drawing of the main set (nothing else is drawn), those that carry the mark also under it, and all flags."""
+    main = data.drawings[:, [data.keys.index(k) for k in table.icons]].flatten(0, 1)
     marked = [data.keys.index(k) for k, i in table.icons.items() if i.category == MARKED]
     under = data.marked(data.drawings[:, marked].flatten(0, 1).float()).round().to(torch.uint8)
-    return torch.cat([data.drawings.flatten(0, 1), under, data.flags.flatten(0, 1)])
+    return torch.cat([main, under, data.flags.flatten(0, 1)])
 
 
 def _once(folder: Path, kind: str, make: Any) -> Any:

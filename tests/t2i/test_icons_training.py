@@ -21,6 +21,7 @@ from efface.t2i.icons.text import new_towers, train_tokenizer
 from efface.t2i.icons.train import train
 from efface.t2i.icons.unet import Contexts, dealing, lessons, new_unet, noise_levels
 from efface.t2i.icons.vae import encoded, new_vae, normalise_latents, vae_loss
+from efface.t2i.icons.vae_start import carry_colours
 from efface.t2i.icons.whitening import fold
 
 KEYS = ("apple", "ball", "bus", "cube")
@@ -50,7 +51,7 @@ def table() -> Table:
     return Table(icons, objects, flags)
 
 
-VAE = VaeRecipe((8, 8, 8, 8), 4, 4, 16, 4, 2, crops=LoopConfig(steps=2, checkpoint_every=1), whole=LoopConfig(steps=2))
+VAE = VaeRecipe((8, 8, 8, 8), 4, 4, 16, 4, 2, carry=False, crops=LoopConfig(steps=2, checkpoint_every=1), whole=LoopConfig(steps=2))
 
 
 def test_normalised_latents_draw_the_same_picture() -> None:
@@ -228,14 +229,40 @@ def test_whitened_states_and_folded_weights_are_the_same_denoiser() -> None:
 
 
 def test_a_wrong_hue_costs_more_than_as_much_noise() -> None:
-    hue = torch.full((1, 3, 16, 16), 0.5)
+    hue = torch.tensor([0.5, -0.5, 0.0])[None, :, None, None].expand(1, 3, 16, 16)
     checks = hue * (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).mul(2).sub(1)
     nothing = torch.tensor(0.0)
     plain = dataclasses.replace(VAE, colour=0.0)
     (with_hue, told), (without, _) = vae_loss(hue, nothing, VAE), vae_loss(hue, nothing, plain)
-    assert told["colour"] == pytest.approx(0.5)
-    assert float(with_hue - without) == pytest.approx(0.5 * VAE.colour)
+    assert told["colour"] == pytest.approx(1 / 3)  # of light, red less green (1) and yellow less blue
+    assert float(with_hue - without) == pytest.approx(VAE.colour / 3)
     assert float(vae_loss(checks, nothing, VAE)[0]) == pytest.approx(float(vae_loss(checks, nothing, plain)[0]))
+    grey = hue.abs()
+    assert float(with_hue) > float(vae_loss(grey * torch.tensor([1.0, 1, 0])[None, :, None, None], nothing, VAE)[0]) + 0.3
+
+
+@pytest.mark.parametrize("made", [VaeRecipe(), RECIPES["icons-xs"].vae])
+def test_colours_pass_an_untrained_autoencoder(made: VaeRecipe) -> None:
+    torch.manual_seed(0)
+    plain = new_vae(made)
+    vae, x = carry_colours(new_vae(made)).eval(), pictures().drawings.flatten(0, 1).float() / 127.5 - 1
+    cells = torch.nn.functional.avg_pool2d(x, 8)
+    with torch.no_grad():
+        latents = vae.encode(x).latent_dist.mean
+        decoded, other = vae.decode(latents).sample, plain.eval().decode(plain.encode(x).latent_dist.mean).sample
+    blocks = torch.nn.functional.interpolate(cells, scale_factor=8)
+    assert float((latents[:, :3] - cells).pow(2).mean() / cells.var()) < 0.02
+    assert float((decoded - blocks).pow(2).mean() / blocks.var()) < 0.05
+    assert float((other - blocks).pow(2).mean() / blocks.var()) > 0.5
+    loss = vae.decode(vae.encode(x).latent_dist.sample()).sample.square().mean()
+    loss.backward()
+    still = [n for n, p in vae.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert not [n for n in still if n.startswith(("encoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant_conv"))]
+
+
+def test_colours_need_room_beside_them() -> None:
+    with pytest.raises(InputError, match=r"8 channels in 4 groups.*carry=False"):
+        carry_colours(new_vae(VAE))
 
 
 def test_recipes_by_name() -> None:

@@ -80,7 +80,7 @@ def test_what_can_be_no_part_of_it(tmp_path) -> None:
     gate = fitted_gates(host, word_sae(host), both()[:1], CONFIG)[0]
     with pytest.raises(MatchedNothing, match="no concept"):
         UnionGate({})
-    with pytest.raises(InputError, match="'dog'.*calibrated"):
+    with pytest.raises(InputError, match=r"'dog'.*calibrated"):
         UnionGate({"dog": Gate(gate.sources)})
     with pytest.raises(MatchedNothing, match="no feature fires"):
         fitted_gates(host, word_sae(host), [concept("sea", "cat")], CONFIG)

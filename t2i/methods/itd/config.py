@@ -11,7 +11,7 @@ Form = Literal["scale", "clamp", "replace"]
 GateKind = Literal["reconstruction", "energy", "fitted", "always"]
 Task = Literal["celebrity", "style", "nudity"]
 PAPER: Mapping[str, Any] = {"rule": "topk_minus_union", "keep_error": False, "gate": "reconstruction"}
-EFFACE: Mapping[str, Any] = {"rule": "contrast", "keep_error": True, "gate": "energy"}
+EFFACE: Mapping[str, Any] = {"rule": "fitted", "keep_error": True, "gate": "fitted"}
 """What «unset» means in each preset."""
 RELEASED_STYLE_GAMMA = -6.0
 """Multiplier with which the released code calibrates styles, whatever it generates with."""
@@ -28,8 +28,8 @@ class ItdConfig:
 
     preset: Literal["paper", "efface"] = "paper"
     """`paper`: features by membership in lists of the largest, decoded stream without the SAE's error, one threshold for all
-    concepts, 0.99 times the smallest score of a target prompt. `efface`: features by contrast, error kept, a threshold a concept
-    from held-out prompts.
+    concepts, 0.99 times the smallest score of a target prompt. `efface`: features to which a regression gives positive weight, error
+    kept, the regression as gate with a threshold a concept from held-out prompts.
     """
     compat: Literal["", "official"] = ""
     """`official`: what the released code does otherwise, see `task`; only with `preset=paper`."""
@@ -112,7 +112,8 @@ class ItdConfig:
         if self.compat and (self.preset != "paper" or self.form != "scale"):
             raise InputError("compat=official is the released code: it goes with preset=paper and form=scale")
         if self.form == "replace" and self.gate_or_default == "reconstruction":
-            raise InputError("form=replace draws another prompt, and has no decoded stream: use gate=energy (preset=efface) or gate=always")
+            others = "gate=fitted (preset=efface), gate=energy or gate=always"
+            raise InputError(f"form=replace draws another prompt, and has no decoded stream: use {others}")
 
     def _unset(self, name: str) -> Any:
         own = getattr(self, name)
