@@ -22,6 +22,7 @@ from efface.t2i.methods.itd.search import mildest
 
 POINT = "text_encoder.layers.0.resid_pre"
 WORDS = ("dog", "cat", "apple", "bus", "house", "tree")
+CONTRAST = {"preset": "efface", "rule": "contrast", "gate": "energy", "n_contrast": 2, "fpr": 0.0}
 MIXED = ["a red apple", "a big dog", "the blue bus", "a dog and a cat"]
 
 
@@ -52,7 +53,7 @@ def concept(word: str, near: str, **more) -> Concept:
 
 def fitted(host: ImageHost, *words: str, **config) -> Edit:
     concepts = [concept(w, "cat" if w != "cat" else "apple") for w in words]
-    return erase("itd", host, concepts, [word_sae(host)], preset="efface", n_contrast=2, fpr=0.0, **config)
+    return erase("itd", host, concepts, [word_sae(host)], **CONTRAST, **config)
 
 
 def test_the_planted_feature_is_found_and_only_its_prompts_are_drawn_otherwise(tmp_path):
@@ -75,10 +76,9 @@ def test_the_planted_feature_is_found_and_only_its_prompts_are_drawn_otherwise(t
 def test_several_concepts_are_the_union_in_any_order():
     host = tiny_image_host("sd")
     sae, one, other = word_sae(host), concept("dog", "bus"), concept("cat", "apple")
-    options = {"preset": "efface", "n_contrast": 2, "fpr": 0.0}
-    both, turned = (erase("itd", host, c, [sae], **options) for c in ([one, other], [other, one]))
+    both, turned = (erase("itd", host, c, [sae], **CONTRAST) for c in ([one, other], [other, one]))
     assert both.parts[0].features == turned.parts[0].features == (0, 1)
-    alone = [erase("itd", host, c, [sae], **options) for c in (one, other)]
+    alone = [erase("itd", host, c, [sae], **CONTRAST) for c in (one, other)]
     assert {f for e in alone for f in e.parts[0].features} == {0, 1}
     base = draw(host, MIXED)
     with both.applied(host):

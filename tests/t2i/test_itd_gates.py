@@ -15,7 +15,7 @@ from efface.t2i.methods.itd.config import ItdConfig
 from efface.t2i.methods.itd.fitted import fitted_gates
 
 PROMPTS = ["a big dog", "the cat", "a red apple", "the blue bus", "a dog and a cat"]
-CONFIG = ItdConfig(preset="efface", rule="fitted", gate="fitted", fpr=0.0)
+CONFIG = ItdConfig(preset="efface", fpr=0.0)
 
 
 def both():
@@ -26,7 +26,7 @@ def test_prompts_of_all_concepts_are_read_once(monkeypatch: pytest.MonkeyPatch) 
     host, calls = tiny_image_host("sd"), []
     plain = module.read_peaks
     monkeypatch.setattr(module, "read_peaks", lambda *a: calls.append(a[2]) or plain(*a))
-    edit = erase("itd", host, both(), [word_sae(host)], preset="efface", rule="fitted", gate="fitted", fpr=0.0)
+    edit = erase("itd", host, both(), [word_sae(host)], preset="efface", fpr=0.0)
     assert len(calls) == 1
     assert len(set(calls[0])) == len(calls[0])
     assert edit.parts[0].features == (0, 1)
@@ -58,7 +58,7 @@ def test_each_concept_decides_as_it_does_alone_whatever_the_order() -> None:
 
 def test_it_comes_back_from_its_folder_and_not_from_an_altered_one(tmp_path) -> None:
     host = tiny_image_host("sd")
-    edit = erase("itd", host, both(), [word_sae(host)], preset="efface", rule="fitted", gate="fitted", fpr=0.0)
+    edit = erase("itd", host, both(), [word_sae(host)], preset="efface", fpr=0.0)
     edit.save(tmp_path / "edit")
     again = Edit.load(tmp_path / "edit").gate
     assert isinstance(again, UnionGate)

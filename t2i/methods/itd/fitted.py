@@ -36,8 +36,12 @@ def fitted_gates(
     Neighbours, general prompts and `preserve` count as what is not the concept, prompts of other erased concepts among them.
 
     Raises:
+        InputError: A concept has no prompts of what it is not; names the field.
         MatchedNothing: A concept has no target prompts in `train`, or no feature tells it from the rest.
     """
+    for concept in concepts:
+        if not (concept.neighbours.get("train") or concept.general.get("train") or preserve):
+            concept.require("neighbours", "train")
     wanted = [_pools(with_general(c), preserve, config.seed) for c in concepts]
     texts = list(dict.fromkeys(t for pools in wanted for lines in pools.values() for t in lines))
     at, peaks, known = {t: i for i, t in enumerate(texts)}, read_peaks(host, sae, texts, config.batch), sae_digest(sae)
