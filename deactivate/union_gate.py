@@ -57,8 +57,8 @@ class UnionGate(AnyGate):
         Raises:
             MatchedNothing: No pool.
         """
-        scores = [self.score(host, t, batch=batch).numpy() if t else () for t in (targets, pool, neighbours)]
-        found = calibrate(*scores[:2], scores[2], fpr=fpr, at=0.0)
+        target, general, near = (self.score(host, t, batch=batch).numpy() if t else () for t in (targets, pool, neighbours))
+        found = calibrate(target, general, near, fpr=fpr, at=0.0)
         return dataclasses.replace(self, calibration=dataclasses.replace(found, note="Each concept's own bound is in the gate's manifest."))
 
     @cached_property

@@ -7,7 +7,7 @@ from ...deactivate.training.config import LoopConfig
 
 SAMPLING = {"steps": 20, "guidance": 3.0}
 """How the miniatures are drawn unless told otherwise: what `efface icons check` admits their cells with; stands in their manifest."""
-_CROPS = LoopConfig(steps=5000, lr=1e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
+_CROPS = LoopConfig(steps=4000, lr=1e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
 _WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1500, lr=1e-3, warmup=100, beta2=0.98, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(

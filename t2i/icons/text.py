@@ -137,11 +137,11 @@ def train_text(data: IconData, table: Table, recipe: TextRecipe, out: Path, *, r
     def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(random.random())
         scale = model.logit_scale.exp().clamp(max=100)
-        texts, *what = written(rng)
-        of_texts, right = proxies.loss(_embedded(model, tokenizer, texts), scale, *what, recipe.style_weight)
-        x, *what = pictured(rng)
+        texts, things, styles = written(rng)
+        of_texts, right = proxies.loss(_embedded(model, tokenizer, texts), scale, things, styles, recipe.style_weight)
+        x, things, styles = pictured(rng)
         seen = model.visual_projection(model.vision_model(pixel_values=x).pooler_output)
-        of_pictures, recognised = proxies.loss(seen, scale, *what, recipe.style_weight)
+        of_pictures, recognised = proxies.loss(seen, scale, things, styles, recipe.style_weight)
         return of_texts + of_pictures, {"right": float(right), "pictures": float(recognised)}
 
     params = {**dict(model.named_parameters()), **{f"proxies.{n}": p for n, p in proxies.named_parameters()}}
