@@ -132,6 +132,12 @@ class Gate(AnyGate):
         found = calibrate(scores.get("t", ()), scores["p"], scores.get("n", ()), fpr=fpr, dead_band=dead_band)
         return dataclasses.replace(gate, calibration=found)
 
+    @property
+    def bound(self) -> float:
+        """The least score that opens it: the threshold less the dead band."""
+        c = self.require_threshold()
+        return c.threshold - c.dead_band
+
     def hook_points(self) -> list[str]:
         """Of its sources."""
         return [s.hook_point for s in self.sources]

@@ -43,16 +43,11 @@ class UnionGate(AnyGate):
                 raise InputError(f"gate of {name!r}: a calibrated gate per prompt expected, to be one of several")
         if len({g.reduce for g in self.gates.values()}) > 1:
             raise InputError("gates: all must reduce over tokens alike (max or mean)")
-        if self.calibration is None:
-            rates = [g.require_threshold() for g in self.gates.values()]
-            most = max(rates, key=lambda c: c.pool.mean)
-            note = f"{len(rates)} concepts, each at its own bound; the rates are of the one that fires most often on its pool"
-            object.__setattr__(self, "calibration", dataclasses.replace(most, threshold=0.0, dead_band=0.0, note=note))
 
     def rated(
         self, host: "Host", targets: Sequence[str], pool: Sequence[str], neighbours: Sequence[str] = (), *, fpr: float, batch: int = 32
     ) -> "UnionGate":
-        """The same gate with the rates of all concepts together on texts of `validation`; its bounds stay.
+        """The same gate with the rates of all concepts together on texts of `validation`, without which it opens for nothing; bounds stay.
 
         Raises:
             MatchedNothing: No pool.
@@ -87,8 +82,7 @@ class UnionGate(AnyGate):
         raw = self.joint.features_of(host, rows, batch)
         columns = []
         for name, gate in self.gates.items():
-            c = gate.require_threshold()
-            columns.append(gate.standardised(raw[:, self._columns[name]]) - (c.threshold - c.dead_band))
+            columns.append(gate.standardised(raw[:, self._columns[name]]) - gate.bound)
         return torch.stack(columns, 1)
 
     def hook_points(self) -> list[str]:
@@ -98,7 +92,8 @@ class UnionGate(AnyGate):
     def summary(self) -> str:
         """One paragraph on its concepts and their rates."""
         n = sum(len(s.features) for s in self.joint.sources)
-        return f"{len(self.gates)} concepts, each with weights and a bound of its own, {n} features in all; {self.rates()}"
+        what = f"{len(self.gates)} concepts, each with weights and a bound of its own, {n} features in all"
+        return f"{what}, without rates." if self.calibration is None else f"{what}; {self.rates()}"
 
     def _put(self, work: Path) -> None:
         for i, source in enumerate(self.joint.sources):

@@ -38,11 +38,13 @@ def test_prompts_of_all_concepts_are_read_once(monkeypatch: pytest.MonkeyPatch) 
 def test_each_concept_decides_as_it_does_alone_whatever_the_order() -> None:
     host = tiny_image_host("sd")
     sae, concepts = word_sae(host), both()
-    gates = fitted_gates(host, sae, concepts, CONFIG)
-    alone = [fitted_gates(host, sae, [c], CONFIG)[0] for c in concepts]
+    made = fitted_gates(host, sae, concepts, CONFIG)
+    gates = list(made.gates.values())
+    alone = [fitted_gates(host, sae, [c], CONFIG).gate() for c in concepts]
     assert [g.digest for g in gates] == [g.digest for g in alone]
-    union = UnionGate(dict(zip("dc", gates, strict=True)))
-    other = UnionGate(dict(zip("cd", gates[::-1], strict=True)))
+    union = made.gate()
+    assert isinstance(union, UnionGate)
+    other = UnionGate(dict(zip("cd", gates[::-1], strict=True)), union.calibration)
     rows = host.reader(union.hook_points()).token_ids(PROMPTS)
     margins = union.margins(host, rows)
     for i, gate in enumerate(gates):
@@ -54,6 +56,22 @@ def test_each_concept_decides_as_it_does_alone_whatever_the_order() -> None:
     assert union.fires(union.score(host, PROMPTS)).tolist() == [True, True, False, False, True]
     rated = union.rated(host, ["the dog", "the cat"], ["a green tree", "the blue bus"], fpr=0.0).require_threshold()
     assert (rated.target.mean, rated.pool.mean, rated.threshold) == (1.0, 0.0, 0.0)
+    with pytest.raises(InputError, match="no threshold yet"):
+        UnionGate(made.gates).fires(union.score(host, PROMPTS))
+
+
+def test_rates_of_several_are_of_all_together() -> None:
+    """What opens the one is the other's general prompt here: neither is a false trigger, and both count as found."""
+    host = tiny_image_host("sd")
+    dog = concept("dog", "bus", general={"train": ["a green tree"], "validation": ["the green tree", "the cat", "a big house"]})
+    made = fitted_gates(host, word_sae(host), [dog, concept("cat", "apple")], CONFIG)
+    c = made.gate().require_threshold()
+    assert (c.target.n, c.target.mean) == (4, 1.0)  # the dog, a red dog, the cat, a red cat
+    erased = {"the dog", "a red dog", "the cat", "a red cat"}
+    pool = {"the green tree", "the cat", "a big house", *concept("cat", "apple").general["validation"]} - erased
+    assert (c.pool.n, c.pool.mean) == (len(pool), 0.0)
+    rows = host.reader(made.gate().hook_points()).token_ids(sorted(pool))
+    assert not made.gate().fires(made.gate().score_rows(host, rows)).any()
 
 
 def test_it_comes_back_from_its_folder_and_not_from_an_altered_one(tmp_path) -> None:
@@ -77,11 +95,13 @@ def test_it_comes_back_from_its_folder_and_not_from_an_altered_one(tmp_path) -> 
 
 def test_what_can_be_no_part_of_it(tmp_path) -> None:
     host = tiny_image_host("sd")
-    gate = fitted_gates(host, word_sae(host), both()[:1], CONFIG)[0]
+    gate = fitted_gates(host, word_sae(host), both()[:1], CONFIG).gate()
     with pytest.raises(MatchedNothing, match="no concept"):
         UnionGate({})
     with pytest.raises(InputError, match=r"'dog'.*calibrated"):
         UnionGate({"dog": Gate(gate.sources)})
+    with pytest.raises(InputError, match=r"'dog' is given twice"):
+        fitted_gates(host, word_sae(host), both()[:1] * 2, CONFIG)
     with pytest.raises(MatchedNothing, match="no feature fires"):
         fitted_gates(host, word_sae(host), [concept("sea", "cat")], CONFIG)
 

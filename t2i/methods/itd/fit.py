@@ -17,9 +17,8 @@ from ....deactivate.gate import Gate
 from ....deactivate.layer import DeactivationPart, sae_hook_point
 from ....deactivate.parts import Part
 from ....deactivate.replacement import ReplacementPart
-from ....deactivate.union_gate import UnionGate
 from .config import ItdConfig
-from .fitted import fitted_gates
+from .fitted import FittedGates, fitted_gates
 from .official import official_features, official_gate
 from .reading import one_reader, read_peaks
 from .selection import EmptySelection, Selected, select_features
@@ -116,16 +115,14 @@ def retain_prompts(concept: "Concept", concepts: Sequence["Concept"], preserve: 
 
 def choose(
     host: "ImageHost", sae: "SAE", concepts: Sequence["Concept"], preserve: Sequence[str], config: ItdConfig,
-    further: Sequence[Sequence[str]] = (), gates: Sequence[Gate] | None = None,
+    further: Sequence[Sequence[str]] = (), gates: FittedGates | None = None,
 ) -> list[Chosen]:  # fmt: skip
     """Each concept's features; `further` are more target prompts of each, `gates` what `fitted_gates` gave for this SAE."""
     retains = [retain_prompts(c, concepts, preserve, config) for c in concepts]
     targets = [[*c.require("target", "train"), *(further[i] if further else ())] for i, c in enumerate(concepts)]
     if config.rule_or_default == "fitted":
-        gates = gates or fitted_gates(host, sae, concepts, config, preserve)
-        return [
-            Chosen(c, by_weight(g, c), len(t), len(r)) for c, g, t, r in zip(concepts, gates, targets, retains, strict=True)
-        ]  # fmt: skip
+        found = (gates or fitted_gates(host, sae, concepts, config, preserve)).gates
+        return [Chosen(c, by_weight(found[c.name], c), len(t), len(r)) for c, t, r in zip(concepts, targets, retains, strict=True)]
     texts = list(dict.fromkeys(t for lines in (*targets, *retains) for t in lines))
     at, peaks = {t: i for i, t in enumerate(texts)}, read_peaks(host, sae, texts, config.batch)
     out = []
@@ -186,7 +183,7 @@ def _fits(config: ItdConfig) -> bool:
 
 
 def gate_of(
-    host: "ImageHost", layer: DeactivationPart, chosen: Sequence[Chosen], config: ItdConfig, gates: Sequence[Gate] | None = None
+    host: "ImageHost", layer: DeactivationPart, chosen: Sequence[Chosen], config: ItdConfig, gates: FittedGates | None = None
 ) -> AnyGate | None:
     """The gate of the config: calibrated on the concepts' `train` prompts as published, or on `validation`.
 
@@ -200,9 +197,7 @@ def gate_of(
             return official_gate(host, layer, target, config)
         return ChangeGate(layer, "reconstruction").as_published(host, target, batch=config.batch)
     if config.gate_or_default == "fitted":
-        concepts = [c.concept for c in chosen]
-        gates = gates or fitted_gates(host, layer.sae, concepts, config)
-        return gates[0] if len(gates) == 1 else UnionGate({c.name: g for c, g in zip(concepts, gates, strict=True)})
+        return (gates or fitted_gates(host, layer.sae, [c.concept for c in chosen], config)).gate()
     groups = tuple(Group(c.concept.name, c.found.features) for c in chosen)
     concepts = [c.concept for c in chosen]
     erased = {t for c in concepts for lines in c.target.values() for t in lines}
