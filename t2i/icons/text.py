@@ -20,6 +20,8 @@ from .recipe import TextRecipe
 from .table import Flag, Icon, Table
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789,.-!?'"
+NAMED_MARK = 0.03
+"""Share of captions in the text tower's training that name the mark."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -120,7 +122,7 @@ def train_text(data: IconData, table: Table, recipe: TextRecipe, out: Path, *, r
         who = drawn(rng, recipe.batch)
         styles = [None if isinstance(found[i], Flag) or rng.random() > WITH_STYLE else rng.randrange(len(data.styles)) for i in who]
         texts = [caption(any_way(found[i], rng), None if s is None else data.styles[s], rng) for i, s in zip(who, styles, strict=True)]
-        texts = [rng.choice(MARKED).format(caption=t) if rng.random() < 0.03 else t for t in texts]
+        texts = [rng.choice(MARKED).format(caption=t) if rng.random() < NAMED_MARK else t for t in texts]
         return texts, who, styles
 
     def pictured(rng: random.Random) -> tuple[Tensor, list[int], list[int | None]]:

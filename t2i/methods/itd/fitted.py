@@ -82,8 +82,7 @@ def _pools(concept: "Concept", preserve: Sequence[str], seed: int) -> Pools:
     for split in ("train", "validation"):
         found["target", split] = list(concept.target.get(split, ()))
         for pool in ("neighbours", "general"):
-            lines = [t for t in getattr(concept, pool).get(split, ()) if t not in own]
-            found[pool, split] = choose(lines, limits.get((pool, split)), seed)
+            found[pool, split] = choose(getattr(concept, pool).get(split, ()), limits.get((pool, split)), seed)
     found["general", "train"] += [t for t in preserve if t not in own]
     return found
 
