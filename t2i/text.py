@@ -128,9 +128,16 @@ class TextReader:
                 )
         return rows
 
-    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
-        """Rows of ids at the fixed length, and their attention mask."""
-        ids = torch.full((len(rows), self.fixed_length), pad_id(self.tokenizer), dtype=torch.long)
+    def pad(self, rows: Sequence[Sequence[int]], *, trim: bool = False) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+        """Rows of ids at the fixed length, and their attention mask.
+
+        Args:
+            rows: Ids of each prompt.
+            trim: Pad to the longest row alone where the encoder is causal: no token of a prompt sees what comes behind it, so their
+                states are the same to rounding. Elsewhere the fixed length stays.
+        """
+        length = max(map(len, rows)) if trim and self.family.causal else self.fixed_length
+        ids = torch.full((len(rows), length), pad_id(self.tokenizer), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)

@@ -13,6 +13,7 @@ CLIP = Encoder(
     mlp="mlp",
     down="mlp.fc2",
     attention="self_attn",
+    causal=True,
 )
 T5 = Encoder(
     name="t5",

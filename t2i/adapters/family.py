@@ -24,6 +24,8 @@ class Encoder:
     """The down-projection; its input is `mlp_hidden`, its output `mlp_out`."""
     attention: str
     """The attention block."""
+    causal: bool = False
+    """Whether no token sees what comes behind it."""
 
 
 @dataclass(frozen=True)

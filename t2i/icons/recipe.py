@@ -8,7 +8,7 @@ from ...deactivate.training.config import LoopConfig
 SAMPLING = {"steps": 20, "guidance": 3.0}
 """How the miniatures are drawn unless told otherwise: what `efface icons check` admits their cells with; stands in their manifest."""
 _CROPS = LoopConfig(steps=4000, lr=1e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
-_WHOLE = LoopConfig(steps=1200, lr=1e-3, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
+_DECODER = LoopConfig(steps=1000, lr=5e-4, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1500, lr=1e-3, warmup=100, beta2=0.98, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
     steps=24000, lr=1e-3, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25
@@ -25,8 +25,10 @@ class VaeRecipe:
     crop: int = 32
     """Side of the crops of the first stage."""
     batch: int = 24
-    whole_batch: int = 12
-    """Of whole drawings in the second stage."""
+    whole_batch: int = 16
+    """Of whole drawings in the second stage, which trains the decoder alone."""
+    noise: float = 0.4
+    """Largest standard deviation of the noise on latents (variance 1) in the second stage."""
     kl: float = 1e-5
     colour: float = 2.0
     """Weight of the error of 4 x 4 means: without it hues drift, and a flag is its hues."""
@@ -35,7 +37,7 @@ class VaeRecipe:
     flags_share: float = 0.25
     """Of a batch that is flags: of all drawings they are a twelfth."""
     crops: LoopConfig = _CROPS
-    whole: LoopConfig = _WHOLE
+    decoder: LoopConfig = _DECODER
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class UnetRecipe:
     """Of a batch that is flags."""
     concepts_share: float = 0.65
     """Of a batch that is drawings of the twenty concepts, which are evaluated; the rest of the main set shares what is left."""
-    noisy: float = 2.5
+    noisy: float = 1.0
     """Steps are drawn as T (1 - u^noisy), u uniform: 1 is uniform, 2.5 puts two thirds of them into the noisiest third, where only the
     caption says what is to be drawn."""
     whitening: float = 1e-5
@@ -102,7 +104,7 @@ RECIPES = {
         "icons-xs",
         VaeRecipe((16, 24, 32, 48), latent=8, groups=4,
             crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25),
-            whole=LoopConfig(steps=400, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
+            decoder=LoopConfig(steps=400, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
         ),
         TextRecipe(
             1000, 24, 96, 3, 4, 2, 16, 64,

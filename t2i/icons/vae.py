@@ -1,10 +1,10 @@
-"""The miniature's autoencoder: trained on crops, then on whole drawings; its latents are brought to mean 0 and variance 1 a channel."""
+"""The miniature's autoencoder: trained on crops; its latents are brought to mean 0 and variance 1 a channel; then its decoder learns to bear noise."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ...deactivate.training import fit_loop
@@ -34,7 +34,7 @@ def new_vae(recipe: VaeRecipe, size: int = 64) -> Any:
 
 
 def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: Path, *, flags: int = 0, resume: bool = False) -> Any:
-    """Trains on all drawings and normalises the latents.
+    """Trains on crops of all drawings, normalises the latents, and trains the decoder on (`train_decoder`).
 
     Loss: `vae_loss`.
 
@@ -49,23 +49,53 @@ def train_vae(drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: 
     vae = new_vae(recipe, drawings.shape[-1])
     if recipe.carry:
         carry_colours(vae)
-    params = dict(vae.named_parameters())
-    for name, batch, crop, loop in (
-        ("crops", recipe.batch, recipe.crop, recipe.crops),
-        ("whole", recipe.whole_batch, drawings.shape[-1], recipe.whole),
-    ):
 
-        def step(at: int, micro: int, batch: int = batch, crop: int = crop) -> tuple[Tensor, dict[str, float]]:
-            n = round(recipe.flags_share * batch) if flags else 0
-            x = torch.cat([_crops(drawings[: len(drawings) - flags], batch - n, crop), _crops(drawings[len(drawings) - flags :], n, crop)])
-            posterior = vae.encode(x).latent_dist
-            error = vae.decode(posterior.sample()).sample - x
-            divergence = posterior.kl().mean() / posterior.mean[0].numel()
-            return vae_loss(error, divergence, recipe)
+    def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
+        x = _crops(drawings[_some(len(drawings), flags, recipe.batch, recipe)], recipe.crop)
+        posterior = vae.encode(x).latent_dist
+        error = vae.decode(posterior.sample()).sample - x
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        return vae_loss(error, divergence, recipe)
 
-        fit_loop(step, params, loop, out / name, resume, desc=f"vae, {name}")
+    fit_loop(step, dict(vae.named_parameters()), recipe.crops, out / "crops", resume, desc="vae, crops")
     normalise_latents(vae, encoded(vae, drawings))
+    return train_decoder(vae, drawings, recipe, out / "decoder", flags=flags, resume=resume)
+
+
+def train_decoder(
+    vae: Any, drawings: UInt8[Tensor, "n 3 size size"], recipe: VaeRecipe, out: Path, *, flags: int = 0, resume: bool = False
+) -> Any:
+    """Trains the decoder alone, on whole drawings whose latents lie under noise, as a denoiser's do.
+
+    The standard deviation of the noise is drawn for each drawing, even in [0, `recipe.noise`]. The latents stay what they are: a denoiser
+    that was trained on them needs no other.
+
+    Args:
+        vae: With normalised latents (`normalise_latents`); changed in place.
+        drawings: As in `train_vae`.
+        recipe: Sizes and schedule.
+        out: Checkpoints and log.
+        flags: How many of the drawings are flags; the last ones.
+        resume: Go on from the newest checkpoint.
+    """
+    torch.manual_seed(recipe.decoder.seed)
+    latents = encoded(vae, drawings)
+    learnt = {k: p for k, p in vae.named_parameters() if k.startswith(("decoder.", "post_quant_conv."))}
+
+    def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
+        i = _some(len(drawings), flags, recipe.whole_batch, recipe)
+        level = recipe.noise * torch.rand(len(i), 1, 1, 1)
+        z = (latents[i] + level * torch.randn_like(latents[i])).contiguous(memory_format=torch.channels_last)
+        return vae_loss(vae.decode(z).sample - _crops(drawings[i], drawings.shape[-1]), latents.new_zeros(()), recipe)
+
+    fit_loop(step, learnt, recipe.decoder, out, resume, desc="vae, decoder")
     return vae.eval()
+
+
+def _some(n: int, flags: int, batch: int, recipe: VaeRecipe) -> Int[Tensor, " batch"]:
+    """Positions of a batch drawn by lot: the share of flags from the last `flags` of `n`, the others from those before."""
+    k = round(recipe.flags_share * batch) if flags else 0
+    return torch.cat([torch.randint(n - flags, (batch - k,)), n - flags + torch.randint(max(1, flags), (k,))])
 
 
 def vae_loss(error: Float[Tensor, "n 3 h w"], divergence: Float[Tensor, ""], recipe: VaeRecipe) -> tuple[Tensor, dict[str, float]]:
@@ -81,11 +111,10 @@ def vae_loss(error: Float[Tensor, "n 3 h w"], divergence: Float[Tensor, ""], rec
     return loss, {"mse": squared.item(), "colour": colour.item(), "kl": divergence.item()}
 
 
-def _crops(drawings: Tensor, batch: int, side: int) -> Tensor:
-    """The same place of `batch` drawings chosen by lot; none where `batch` is 0."""
-    x = drawings[torch.randint(max(1, len(drawings)), (batch,))]
+def _crops(drawings: UInt8[Tensor, "n 3 size size"], side: int) -> Float[Tensor, "n 3 side side"]:
+    """The same place of all drawings, in [-1, 1]."""
     top, left = torch.randint(drawings.shape[-1] - side + 1, (2,)).tolist()
-    x = x[:, :, top : top + side, left : left + side].float() / 127.5 - 1
+    x = drawings[:, :, top : top + side, left : left + side].float() / 127.5 - 1
     return x.contiguous(memory_format=torch.channels_last)
 
 

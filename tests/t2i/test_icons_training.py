@@ -20,7 +20,7 @@ from efface.t2i.icons.table import Flag, Icon, Object, Table
 from efface.t2i.icons.text import new_towers, train_tokenizer
 from efface.t2i.icons.train import train
 from efface.t2i.icons.unet import Contexts, dealing, lessons, new_unet, noise_levels
-from efface.t2i.icons.vae import encoded, new_vae, normalise_latents, vae_loss
+from efface.t2i.icons.vae import encoded, new_vae, normalise_latents, train_decoder, vae_loss
 from efface.t2i.icons.vae_start import carry_colours
 from efface.t2i.icons.whitening import fold
 
@@ -51,7 +51,7 @@ def table() -> Table:
     return Table(icons, objects, flags)
 
 
-VAE = VaeRecipe((8, 8, 8, 8), 4, 4, 16, 4, 2, carry=False, crops=LoopConfig(steps=2, checkpoint_every=1), whole=LoopConfig(steps=2))
+VAE = VaeRecipe((8, 8, 8, 8), 4, 4, 16, 4, 2, carry=False, crops=LoopConfig(steps=2, checkpoint_every=1), decoder=LoopConfig(steps=2))
 
 
 def test_normalised_latents_draw_the_same_picture() -> None:
@@ -68,6 +68,24 @@ def test_normalised_latents_draw_the_same_picture() -> None:
         torch.testing.assert_close(vae.decode(latents).sample, before, atol=1e-4, rtol=1e-3)
         posterior = vae.encode(x.float() / 127.5 - 1).latent_dist
         torch.testing.assert_close(posterior.std * scale[:, None, None], spread, atol=1e-4, rtol=1e-3)
+
+
+def test_the_decoder_learns_under_noise_and_latents_stay(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae, x = new_vae(VAE).eval(), pictures().drawings[:, :2].flatten(0, 1)
+    normalise_latents(vae, encoded(vae, x))
+    latents = encoded(vae, x)
+
+    @torch.no_grad()
+    def error() -> float:
+        z = latents + 0.2 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        return (vae.decode(z).sample - (x.float() / 127.5 - 1)).abs().mean().item()
+
+    before = error()
+    recipe = dataclasses.replace(VAE, noise=0.4, whole_batch=4, decoder=LoopConfig(steps=25, lr=3e-3))
+    train_decoder(vae, x, recipe, tmp_path / "decoder")
+    assert torch.equal(encoded(vae, x), latents), "the encoder is not touched"
+    assert error() < 0.8 * before
 
 
 def test_what_gold_must_lack_is_not_shown() -> None:

@@ -19,20 +19,23 @@ if TYPE_CHECKING:
 def read_peaks(host: "ImageHost", sae: "SAE", prompts: Sequence[str], batch: int = 64) -> SparseActs:
     """Largest activation of every feature in each prompt, over its own tokens and EOS (BOS and padding left out).
 
+    Prompts of like lengths are read together, without the padding behind them where that changes nothing (`TextReader.pad`).
+
     Raises:
         InputError: No prompts, or one that is too long.
     """
     point = sae_hook_point(sae)
     reader = host.reader([point])
     rows = reader.token_ids(prompts)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     parts = []
     for start in range(0, len(rows), batch):
-        ids, mask = reader.pad(rows[start : start + batch])
+        ids, mask = reader.pad([rows[i] for i in order[start : start + batch]], trim=True)
         keep = reader.keep_mask(ids, mask)
         x = reader.activations(ids, mask, [point])[point][keep.to(host.device)]
         acts = sae.encode_sparse(x.to(sae.W_dec.device, sae.W_dec.dtype))
         parts.append(prompt_peaks(acts, keep.nonzero()[:, 0], len(ids)))
-    return SparseActs.cat(parts)
+    return SparseActs.cat(parts).select_rows(torch.tensor(order).argsort())
 
 
 def one_reader(host: "ImageHost", saes: Sequence["SAE"]) -> None:
