@@ -12,18 +12,24 @@ from ...base.errors import InputError
 from ...base.files import digest, read_json, sha256_file
 from ..diffusers import diffusers_class
 from .assemble import MANIFEST
+from .recipe import SAMPLING
 
 Draw = Callable[..., UInt8[Tensor, "n 3 h w"]]
 
 
-def drawing(folder: Path, steps: int, guidance: float) -> tuple[Draw, Mapping[str, Any]]:
+def drawing(folder: Path, steps: int | None = None, guidance: float | None = None) -> tuple[Draw, Mapping[str, Any]]:
     """(a function of prompts and `seeds`, what drew: model, digest, sampler, steps, guidance).
+
+    Steps and guidance that are not given are the folder's own, else the miniature's.
 
     Raises:
         InputError: No pipeline lies there, or diffusers is not installed.
     """
     if not (folder / "model_index.json").is_file():
         raise InputError(f"--model {folder}: no pipeline there (model_index.json); train one with `efface icons train`")
+    manifest = folder / MANIFEST
+    own = {**SAMPLING, **(read_json(manifest).get("sampling", {}) if manifest.is_file() else {})}
+    steps, guidance = own["steps"] if steps is None else steps, own["guidance"] if guidance is None else guidance
     pipe = diffusers_class("StableDiffusionPipeline").from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
 

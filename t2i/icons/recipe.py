@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from ...base.errors import UnknownName
 from ...deactivate.training.config import LoopConfig
 
-SAMPLING = {"steps": 20, "guidance": 3.0}
+SAMPLING = {"steps": 10, "guidance": 1.5}
 """How the miniatures are drawn unless told otherwise: what `efface icons check` admits their cells with; stands in their manifest."""
 _CROPS = LoopConfig(steps=4000, lr=1e-3, warmup=150, schedule="cosine", checkpoint_every=250, log_every=25)
-_DECODER = LoopConfig(steps=1000, lr=5e-4, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
+_DECODER = LoopConfig(steps=400, lr=5e-4, warmup=30, schedule="cosine", checkpoint_every=100, log_every=25)
 _TEXT = LoopConfig(steps=1500, lr=1e-3, warmup=100, beta2=0.98, weight_decay=0.05, schedule="cosine", checkpoint_every=150, log_every=25)
 _DENOISER = LoopConfig(
     steps=24000, lr=1e-3, warmup=500, weight_decay=0.01, schedule="cosine", average=0.999, checkpoint_every=250, log_every=25

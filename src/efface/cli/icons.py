@@ -107,10 +107,10 @@ def judges(
 
 @icons_app.command("check")
 def check(
-    model: Annotated[Path, typer.Option("--model", "-m", help="A pipeline folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="An alias or a pipeline folder.")],
     out: o.Out,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale.")] = 3.0,
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; the model's own unless given.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the model's own unless given.")] = None,
     images: Annotated[int, typer.Option("--images", help="Pictures a cell, at least 30.")] = 30,
     flags: Annotated[bool, typer.Option("--flags/--no-flags", help="Also the flags.")] = True,
     as_json: o.Json = False,
@@ -120,14 +120,15 @@ def check(
     Writes OUT/cells.json, and OUT/cells.png: a picture a cell, objects down, styles across.
     """
     from ..base.files import new_folder
+    from ..t2i.aliases import ALIASES, packaged
     from ..t2i.icons.cells import AdmissionConfig
     from ..t2i.icons.cells import check as check_
     from ..t2i.icons.draw import drawing
 
     config = AdmissionConfig(images=images)
-    if steps < 1:
+    if steps is not None and steps < 1:
         raise InputError(f"--steps {steps}: at least 1")
-    generate, about = drawing(model, steps, guidance)
+    generate, about = drawing(packaged(model) if model in ALIASES else Path(model), steps, guidance)
     with new_folder(out) as work:
         found = check_(generate, work, dict(about), config, with_flags=flags)
     n = {kind: f"{found['admitted'][kind]} of {len(found[kind])}" for kind in ("cells", "flags")}

@@ -1,0 +1,56 @@
+"""The packaged miniature: whole, small enough, drawn by diffusers alone, and its pictures are what was asked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from efface.base.files import read_json
+from efface.sae import SAE
+from efface.t2i import load_pipeline
+from efface.t2i.aliases import MANIFEST, packaged, packaged_saes
+from efface.t2i.evaluation.judging import class_index, load_judges, verdicts
+from efface.t2i.icons.cells import TABLE, admitted_cells, cells_of
+from efface.t2i.icons.packs import STYLES
+
+FOLDER = packaged("icons")
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+
+def size(*folders: Path) -> int:
+    return sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file())
+
+
+def test_it_is_as_small_as_promised() -> None:
+    assert {Path(f).parts[0] for f in read_json(FOLDER / MANIFEST)["files"]} >= set(PARTS)
+    assert 10e6 < size(*(FOLDER / p for p in PARTS)) <= 35e6
+    assert size(FOLDER.parent / "judges") <= 8.5e6
+    assert 1e6 < size(*packaged_saes("icons")) <= 10e6
+
+
+def test_diffusers_alone_draws_what_is_asked_for() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = ["a dog", "a wolf, twemoji style", "a drawing of a guitar, flat style", "a butterfly, monotone style"]
+    seeds = [torch.Generator().manual_seed(i) for i in range(4)]
+    found = pipe(prompts, num_inference_steps=10, guidance_scale=1.5, generator=seeds, output_type="pt").images
+    images = (255 * found).round().to(torch.uint8)
+    for judge in load_judges("icons/object"):
+        said = verdicts(judge, judge.scores(images)).tolist()
+        assert said == [class_index(judge, n) for n in ("dog", "wolf", "guitar", "butterfly")], judge.name
+    assert said != said[::-1]
+
+
+def test_its_own_steps_and_cells() -> None:
+    host = load_pipeline("icons")
+    assert (host.sampling["steps"], host.sampling["guidance"]) == (10, 1.5)
+    cells = admitted_cells(FOLDER / TABLE)
+    assert sum(map(len, cells.values())) >= 140
+    assert len(cells) == 20
+    assert all(cells.values()), "every object is there in a style"
+    assert {s for some in cells.values() for s in some} == {p.style for p in STYLES}
+    assert "are admitted" in cells_of("icons", None, host.sampling)[1]
+    sae = SAE.load(packaged_saes("icons")[0])
+    point = sae.card["hook_point"]
+    assert host.reader([point]).digest == sae.card["model_digest"]
