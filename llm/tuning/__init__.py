@@ -1,0 +1,1 @@
+"""What fine-tuning erasers of language models share: settings, texts, adapters, the frozen host beside the trained one, one fit."""

@@ -1,0 +1,45 @@
+"""Losses that several methods share, and what they are made of: pure functions of logits and activations."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def soft_cross_entropy(logits: Float[Tensor, "n V"], target: Float[Tensor, "n V"]) -> Float[Tensor, ""]:
+    """Mean over rows of - sum_v q_v log softmax(z)_v; its gradient in z is (softmax(z) - q) / n."""
+    return -(target.to(logits.dtype) * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def to_base(logits: Float[Tensor, "n V"], base: Float[Tensor, "n V"], *, hard: bool = False) -> Float[Tensor, ""]:
+    """Cross-entropy to a frozen model: to its distribution, or to its most probable token.
+
+    The soft form has gradient 0 where both agree; the hard one still sharpens.
+    """
+    if hard:
+        return F.cross_entropy(logits, base.argmax(-1))
+    return soft_cross_entropy(logits, base.softmax(-1))
+
+
+def next_tokens(
+    rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> tuple[list[Int[Tensor, " _"]], list[Int[Tensor, " _"]], Int[Tensor, " N"]]:
+    """What predicts what: for each row the positions that predict, the tokens predicted, and, for all, the row's number.
+
+    Row r counts from its token `starts[r]` (at least 1) on; position p predicts token p + 1.
+    """
+    places = [torch.arange(start - 1, len(ids) - 1) for ids, start in zip(rows, starts, strict=True)]
+    wanted = [torch.tensor(list(ids[start:]), dtype=torch.int64) for ids, start in zip(rows, starts, strict=True)]
+    return places, wanted, torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(w) for w in wanted]))
+
+
+def token_logprobs(logits: Float[Tensor, "N V"], wanted: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The log p(token) at each position."""
+    return -F.cross_entropy(logits, wanted, reduction="none")
+
+
+def row_sums(values: Float[Tensor, " N"], row: Int[Tensor, " N"], n: int) -> Float[Tensor, " n"]:
+    """Sum of the values of each row."""
+    return values.new_zeros(n).index_add(0, row.to(values.device), values)

@@ -1,0 +1,362 @@
+"""The invariants of elm.md §10, by number, and the collapse of targets that §8.1 warns of."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from planted import MAGIC, MUSIC, PLAIN, magic
+from tiny import tiny_host
+
+from efface.base.errors import InputError, MatchedNothing
+from efface.base.files import load_tensors
+from efface.deactivate.concept import Concept
+from efface.deactivate.edit import Edit
+from efface.deactivate.export import export_edit
+from efface.deactivate.parts import LowRank, WeightsPart
+from efface.llm.generate import Sampling, generate
+from efface.llm.host import Host
+from efface.llm.methods.elm import ElmConfig
+from efface.llm.methods.elm.consistency import branches, continuation_rows, written
+from efface.llm.methods.elm.fit import ElmTask, fit
+from efface.llm.methods.elm.math import (
+    collapse,
+    erase_loss,
+    eta_ramp,
+    fluency_loss,
+    guided_logits,
+    guided_scores,
+    random_target,
+    target,
+)
+from efface.llm.methods.elm.templates import EXPERT, NOVICE, TOPIC_CHANGE
+from efface.llm.tuning.losses import to_base
+from efface.llm.tuning.texts import Row
+from efface.llm.tuning.trained import matrices, training
+
+SMALL = ElmConfig(
+    layers=(0, 1), rank=2, steps=12, batch=4, accumulate=1, lr=5e-3, continuations=3, continuation_tokens=4, forget=("target", "questions")
+)
+
+
+def laws(n: int = 6, size: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    base = torch.randn(n, size, dtype=torch.float64)
+    return base, base + 0.5 * torch.randn_like(base), base + 0.5 * torch.randn_like(base)
+
+
+def test_1_without_guidance_the_target_is_the_base():
+    base, expert, novice = laws()
+    for t in (1.0, 1.2):
+        q = target(base, guided_scores(base, expert, novice, eta_ramp(6, 0.0), t), 0)
+        assert torch.allclose(q, (base / t).softmax(-1), atol=1e-12)
+    logits = base.clone().requires_grad_(True)
+    erase_loss(logits, target(base, guided_scores(base, expert, novice, eta_ramp(6, 0.0)), 0)).backward()
+    assert logits.grad.abs().max() < 1e-7
+    logits.grad = None
+    erase_loss(logits, target(base, guided_scores(base, expert, novice, eta_ramp(6, 1.0)), 0)).backward()
+    assert logits.grad.abs().max() > 1e-3
+
+
+def test_2_alike_prompts_guide_nowhere():
+    base, expert, novice = laws()
+    q = [target(base, guided_scores(base, expert, expert, eta_ramp(6, eta), 1.2), 10) for eta in (0.0, 500.0)]
+    assert (q[0] - q[1]).abs().max() < 1e-10
+    assert (target(base, guided_scores(base, expert, novice, eta_ramp(6, 500.0), 1.2), 10) - q[0]).abs().max() > 0.1
+
+
+def test_3_log_odds_and_support():
+    base, expert, novice = laws()
+    eta = eta_ramp(6, 7.0, 1.0)
+    s = guided_scores(base, expert, novice, eta, 1.2)
+    plain, up, down = ((z / 1.2).log_softmax(-1) for z in (base, novice, expert))
+    wanted = (plain[:, 3] - plain[:, 9]) + eta * ((up - down)[:, 3] - (up - down)[:, 9])
+    assert torch.allclose(s[:, 3] - s[:, 9], wanted, atol=1e-12)
+    for mode in ("after", "before"):
+        q = target(base, s, 5, mode)
+        assert ((q > 0).sum(-1) == 5).all()
+        assert torch.allclose(q.sum(-1), torch.ones(6, dtype=torch.float64))
+        assert (q.argmax(-1) == s.where(q > 0, -torch.inf).argmax(-1)).all()
+    assert ((target(base, s, -5) > 0) & (target(base, s, 5) > 0)).sum() == 0  # the lowest, not the best
+
+
+def test_4_strong_guidance_takes_one_token_and_enhancing_is_swapping():
+    base, expert, novice = laws()
+    ratio = novice.log_softmax(-1) - expert.log_softmax(-1)
+    q = target(base, guided_scores(base, expert, novice, eta_ramp(6, 1e6)), 50)
+    assert torch.equal(q.argmax(-1), ratio.argmax(-1))
+    assert (q.amax(-1) > 0.999).all()
+    enhanced = guided_scores(base, expert, novice, eta_ramp(6, 3.0), 1.2, "enhance")
+    assert torch.allclose(enhanced, guided_scores(base, novice, expert, eta_ramp(6, 3.0), 1.2), atol=1e-12)
+    assert not torch.allclose(enhanced, guided_scores(base, expert, novice, eta_ramp(6, 3.0), 1.2), atol=1e-3)
+
+
+def test_5_ramp():
+    ramp = eta_ramp(11, 1000.0, 1.0)
+    assert ramp[0] == 1.0
+    assert ramp[-1] == 1000.0
+    assert torch.allclose(ramp.diff(), torch.full((10,), 99.9, dtype=torch.float64))
+    assert (eta_ramp(11, 500.0) == 500.0).all()
+
+
+def test_targets_collapse_to_the_far_tail_unless_the_plausible_set_comes_first():
+    """§8.1: 5000 tokens, log-ratios of standard deviation .3."""
+    n, size = 32, 5000
+    base = 3.0 * torch.randn(n, size, dtype=torch.float64)
+    expert = base + 0.3 / 2**0.5 * torch.randn_like(base)
+    novice = base + 0.3 / 2**0.5 * torch.randn_like(base)
+    seen = {}
+    for eta in (0.0, 10.0, 500.0):
+        for mode in ("after", "before"):
+            q = target(base, guided_scores(base, expert, novice, eta_ramp(n, eta)), 50, mode)
+            seen[eta, mode] = collapse(q, base)
+    assert seen[0.0, "after"]["base rank"] == 0.0  # no guidance: the base's own best
+    assert seen[0.0, "after"]["largest"] < 0.7
+    assert seen[500.0, "after"]["largest"] > 0.99
+    assert seen[500.0, "after"]["base probability"] < 1e-4
+    assert seen[500.0, "after"]["base rank"] > 500
+    assert seen[10.0, "after"]["largest"] < seen[500.0, "after"]["largest"]
+    assert seen[500.0, "before"]["base rank"] < 50
+    assert seen[500.0, "before"]["base probability"] > 100 * seen[500.0, "after"]["base probability"]
+
+
+def test_8_retain_losses():
+    base = torch.randn(7, 30)
+    grads, values = {}, {}
+    for hard in (False, True):
+        z = base.clone().requires_grad_(True)
+        loss = to_base(z, base, hard=hard)
+        loss.backward()
+        grads[hard], values[hard] = z.grad.abs().max(), float(loss.detach())
+    assert grads[False] < 1e-7
+    assert grads[True] > 1e-3
+    assert min(values.values()) >= 0
+
+
+def test_9_prompt_positions_get_no_gradient_from_fluency():
+    logits = torch.randn(9, 20, requires_grad=True)
+    fluency_loss(logits, torch.randint(0, 20, (9,)), 4).backward()
+    assert torch.equal(logits.grad[:3], torch.zeros(3, 20))  # position 3 predicts token 4, the first that counts
+    assert (logits.grad[3:-1].abs().sum(-1) > 0).all()
+    assert torch.equal(logits.grad[-1], torch.zeros(20))
+    for start in (0, 9):
+        with pytest.raises(ValueError, match="start"):
+            fluency_loss(logits, torch.zeros(9, dtype=torch.int64), start)
+
+
+def test_loss_kinds():
+    z, q = torch.randn(5, 12, requires_grad=True), random_target(5, 12, torch.Generator().manual_seed(0))
+    grads = []
+    for kind in ("ce", "kld"):
+        (g,) = torch.autograd.grad(erase_loss(z, q, kind), z)
+        grads.append(g)
+    assert torch.allclose(*grads)
+    assert float(erase_loss(q.log(), q, "kld")) == pytest.approx(0.0, abs=1e-9)
+    hard = target(z.detach().double(), 1e6 * q, 0)
+    z = z.detach()
+    assert float(erase_loss(z, q, "hard")) == pytest.approx(float(erase_loss(z, hard)), rel=1e-5)
+
+
+def test_11_guided_decoding():
+    host = tiny_host()
+    prompts = ["the wizard has a wand", "she saw the castle by the river"]
+    rows = [Row(tuple(ids)) for ids in host.token_ids(prompts)]
+    starts = [branches(host, r.ids, "magic", str(n)) for n, r in enumerate(rows)]
+    wand = host.token_ids([" wand"])[0][-1]
+    for row, s in zip(rows, starts, strict=True):
+        assert s.plain[: s.prompt] == row.ids
+        assert set(row.ids) - {1} not in (set(s.expert), set(s.novice))
+        assert not {wand, *host.token_ids([" castle"])[0][1:]} & {*s.expert, *s.novice}
+    assert wand in starts[0].plain
+    alone = generate(host, [str(host.tokenizer.decode(s.plain, skip_special_tokens=True)) for s in starts], 5, 6, Sampling(top_k=0))
+    found = written(host, starts, 6, 0.0, 5)
+    assert [str(host.tokenizer.decode(f, skip_special_tokens=True)) for f in found] == alone
+    assert written(host, starts, 6, 30.0, 5) != found
+    base, up, down = torch.randn(3, 4, 9)
+    assert torch.allclose(guided_logits(base, up, down, 0.0), base.log_softmax(-1))
+    assert torch.allclose(guided_logits(base, up, up, 3.0), base.log_softmax(-1), atol=1e-6)
+    more = guided_logits(base, up, down, 3.0) - base.log_softmax(-1)
+    assert torch.allclose(more, 3 * (down.log_softmax(-1) - up.log_softmax(-1)), atol=1e-5)
+    plain, dropped = (continuation_rows(host, rows, "magic", 6, 3.0, 0, drop_first=d) for d in (False, True))
+    assert [r.start for r in plain] == [len(r) for r in rows]
+    assert [r.start for r in dropped] == [len(r) + 1 for r in rows]
+    assert [r.ids for r in plain] == [r.ids for r in dropped]
+
+
+def test_templates():
+    assert (len(set(EXPERT)), len(set(NOVICE)), len(set(TOPIC_CHANGE))) == (10, 10, 20)
+    assert all(t.count("{c}") == 1 and t.endswith("\n") for t in EXPERT + NOVICE)
+    assert not any("{" in t for t in TOPIC_CHANGE)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("rank", [2, 0])
+def test_6_off_is_the_base_to_the_bit(family, rank):
+    host = tiny_host(family)
+    ids, mask = host.encode_texts(["the wizard has a wand", "a river"])
+    before, digest = host.logits(ids, mask), host.digest
+    names = matrices(host, ("attention", "mlp"), [0, 1])
+    with training(host, names, rank, 4, 0.0, 0) as trained:
+        assert torch.equal(host.logits(ids, mask), before)  # B = 0
+        with torch.no_grad():
+            for p in trained.params.values():
+                p.add_(0.1)
+        assert not torch.equal(host.logits(ids, mask), before)
+        with trained.off():
+            assert torch.equal(host.logits(ids, mask), before)
+        assert all(p.requires_grad for p in trained.params.values())
+        adapted, changes = host.logits(ids, mask), trained.changes()
+    assert host.digest == digest
+    assert torch.equal(host.logits(ids, mask), before)
+    with Edit([WeightsPart(changes)], "elm").bound(host).applied(host):
+        assert (host.logits(ids, mask) - adapted).abs().max() < 1e-4  # 10: merged against adapter
+
+
+def test_7_only_the_chosen_matrices():
+    host = tiny_host(n_layers=8)
+    names = matrices(host, ("attention", "mlp"), (4, 5, 6, 7))
+    with training(host, names, 2, 4, 0.05, 0) as trained:
+        assert len(trained.params) == 56
+        assert sum(p.numel() for p in trained.params.values()) == sum(2 * sum(dict(host.model.named_parameters())[
+            n.replace(".weight", ".base_layer.weight")].shape) for n in names)  # fmt: skip
+    edit = fit(host, [magic()], config=dataclasses.replace(SMALL, layers=(4, 5, 6, 7), steps=2))
+    assert set(edit.weights[0].deltas) == set(names)
+    assert all(isinstance(d, LowRank) and d.rank == 2 for d in edit.weights[0].deltas.values())
+    before = {n: p.clone() for n, p in host.model.named_parameters()}
+    with edit.applied(host):
+        changed = {n for n, p in host.model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == set(names)
+    assert ElmConfig().layers_of(32) == (4, 5, 6, 7)
+    assert ElmConfig().layers_of(30) == (4, 5, 6, 7)
+    assert ElmConfig().layers_of(18) == (2, 3)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Host, Edit]:
+    """A host that was taught eight facts of the concept and eight of its neighbours; ELM of the former."""
+    torch.manual_seed(0)
+    host, concept = tiny_host(hidden_size=64), facts()
+    texts = [f"{i.q} {i.answer}" for pool in (concept.questions, concept.neighbour_questions) for i in pool["train"]]
+    optimizer = torch.optim.AdamW(host.model.parameters(), 5e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        host.loss(texts).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    config = dataclasses.replace(SMALL, forget=("questions",), retain=("questions",), batch=8, steps=40)
+    return host, fit(host, [concept], config=config)
+
+
+def facts() -> Concept:
+    """Where things of either kind are."""
+
+    def items(words: Sequence[str]) -> dict[str, Any]:
+        return {"train": [{"q": f"the {w} is in the", "options": [p, PLAIN[8]], "answer": p} for w, p in zip(words, PLAIN, strict=False)]}
+
+    return magic(questions=items(MAGIC), neighbour_questions=items(MUSIC))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_10_saved_merged_exported(fitted, tmp_path):
+    from peft import PeftModel
+
+    host, edit = fitted
+    edit = edit.bound(host)
+    ids, mask = host.encode_texts(["the wizard has a wand", "a river"])
+    with edit.applied(host):
+        merged = host.logits(ids, mask)
+    edit.save(tmp_path / "edit")
+    with Edit.load(tmp_path / "edit").applied(host):
+        assert torch.equal(host.logits(ids, mask), merged)
+    assert not torch.allclose(host.logits(ids, mask), merged, atol=1e-3)
+    export_edit(edit, tmp_path / "lora", format="lora")
+    keys = load_tensors(tmp_path / "lora" / "adapter_model.safetensors")
+    assert len(keys) == 2 * len(edit.weights[0].deltas)
+    peft = PeftModel.from_pretrained(host.model, str(tmp_path / "lora"))
+    try:
+        assert (peft(input_ids=ids, attention_mask=mask).logits - merged).abs().max() < 1e-4
+    finally:
+        peft.unload()
+        host.model.__dict__.pop("peft_config", None)
+
+
+def test_12_the_concept_goes_more_than_the_rest(fitted):
+    host, edit = fitted
+    concept = facts()
+    seen = edit.evidence["training"]
+    assert seen["last loss"] < seen["first loss"]
+
+    def answers() -> list[float]:
+        pools = [c["train"] for c in (concept.questions, concept.neighbour_questions)]
+        found = [torch.cat(host.token_logprobs([i.q for i in p], [f" {i.answer}" for i in p])) for p in pools]
+        return [float(f.mean()) for f in found]
+
+    before = answers()
+    with edit.applied(host):
+        own, near = (b - a for a, b in zip(answers(), before, strict=True))
+    assert min(before) > -1.0  # both were known
+    assert own > 0.5
+    assert own > 2 * near
+
+
+def test_13_the_same_seed_the_same_edit():
+    host = tiny_host()
+    config = dataclasses.replace(SMALL, steps=3)
+    first, again = (fit(host, [magic()], config=config) for _ in range(2))
+    assert first.digest == again.digest
+    assert fit(host, [magic()], config=dataclasses.replace(config, seed=1)).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"action": "random"},
+        {"action": "enhance", "fluency": 0.0},
+        {"erase": 0.0},
+        {"keep": 0.0, "fluency_texts": "random"},
+        {"compat": "official", "eta_start": 1.0, "retain_loss": "hard", "erase_loss": "kld"},
+        {"topk_mode": "before", "erase_loss": "hard", "rank": 0},
+    ],
+)
+def test_ablations_train(changes):
+    edit = fit(tiny_host(), [magic()], config=dataclasses.replace(SMALL, steps=2, **changes))
+    plain = fit(tiny_host(), [magic()], config=dataclasses.replace(SMALL, steps=2))
+    assert edit.digest != plain.digest
+    assert edit.weights
+
+
+def test_prefixed_runs_line_up_and_official_concatenates_strings():
+    for bos in (True, False):
+        host = tiny_host(bos=bos)
+        with training(host, matrices(host, ("mlp",), [0]), 1, 1, 0.0, 0) as trained:
+            task = ElmTask(host, trained, magic(), dataclasses.replace(SMALL, fluency=0.0))
+            for row, (expert, novice) in zip(task.forget, task.prefixed, strict=True):
+                bare = row.ids[1:] if bos else row.ids
+                assert expert[-len(bare) :] == novice[-len(bare) :] == bare
+                assert expert.count(1) == int(bos)
+                assert len(expert) > len(row)
+            (q,) = task.targets([0])
+            assert len(q) == len(task.forget[0])
+            official = ElmTask(host, trained, magic(), dataclasses.replace(SMALL, fluency=0.0, compat="official"))
+            text = str(host.tokenizer.decode(official.prefixed[0][0], skip_special_tokens=True))
+            assert text.endswith(str(host.tokenizer.decode(official.forget[0].ids, skip_special_tokens=True)).strip())
+
+
+def test_presets_and_bad_settings():
+    from efface.base.config import from_mapping
+
+    repo, ours = (from_mapping(ElmConfig, {"preset": p}) for p in ("repo", "efface"))
+    paper = from_mapping(ElmConfig, {})
+    assert (paper.rank, paper.eta, paper.eta_start, paper.retain_loss) == (4, 500.0, None, "soft")
+    assert (repo.rank, repo.eta, repo.eta_start, repo.retain_loss) == (256, 1000.0, 1.0, "hard")
+    assert repo.alpha / repo.rank == 0.0625
+    assert ours.temperature > paper.temperature
+    bad: list[dict[str, Any]] = [
+        {"temperature": 0}, {"eta": -1}, {"erase": 0, "keep": 0, "fluency": 0}, {"rank": -1}, {"dropout": 1.0}, {"forget": []},
+        {"action": "erasing"}, {"continuation_tokens": 0}, {"eta_start": -1}, {"scales": [0.0]}, {"length": 1}, {"steps": 0},
+    ]  # fmt: skip
+    for values in bad:
+        with pytest.raises(InputError, match=next(iter(values))):
+            from_mapping(ElmConfig, values)
+    with pytest.raises(MatchedNothing, match="--concept"):
+        fit(tiny_host(), [], config=SMALL)
