@@ -1,12 +1,14 @@
 """The host's states for rows of ids: as it is trained, with a graph; and as it was before, computed once and kept."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 
 from .losses import next_tokens
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 Ids = Sequence[int]
 Read = Callable[[Tensor, Tensor], Tensor]
 """(input ids [b t], attention mask [b t]) -> states [b t d]."""
+Key = tuple[tuple[int, ...], tuple[int, ...]]
+"""A beginning, and the row behind it."""
 KEPT = 1 << 30
 """Bytes of states that are kept; what comes later is computed anew each time."""
 
@@ -54,21 +58,62 @@ class Frozen:
     def __init__(self, host: "Host", read: Read, off: Callable[[], AbstractContextManager[None]]) -> None:
         self.host, self.read, self.off = host, read, off
         self.bytes = 0
-        self._kept: dict[tuple[int, ...], Tensor] = {}
+        self._kept: dict[Key, Tensor] = {}
 
     def __call__(self, rows: Sequence[Ids]) -> list[Float[Tensor, "_ d"]]:
         """States of each row, without a graph, on the host's device."""
-        keys = [tuple(row) for row in rows]
+        return self._all([((), tuple(row)) for row in rows])
+
+    def _all(self, keys: Sequence[Key]) -> list[Tensor]:
         missing = [k for k in dict.fromkeys(keys) if k not in self._kept]
-        new: dict[tuple[int, ...], Tensor] = {}
+        new: dict[Key, Tensor] = {}
         if missing:
             with torch.no_grad(), self.off():
-                new = dict(zip(missing, states(self.host, self.read, missing), strict=True))
+                new = self._computed(missing)
             for key, h in new.items():
                 if self.bytes < KEPT:
                     self._kept[key] = h.detach().cpu().clone()
                     self.bytes += h.numel() * h.element_size()
         return [new[k] if k in new else self._kept[k].to(self.host.device) for k in keys]
+
+    def _computed(self, keys: Sequence[Key]) -> Mapping[Key, Tensor]:
+        return dict(zip(keys, states(self.host, self.read, [row for _, row in keys]), strict=True))
+
+
+class FrozenFinal(Frozen):
+    """Final states, also of rows that stand behind a beginning: what many rows share is run once."""
+
+    def __init__(self, host: "Host", off: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(host, final_hidden(host), off)
+        self._caches: dict[tuple[int, ...], DynamicCache] = {}
+
+    def behind(self, beginnings: Sequence[Ids], rows: Sequence[Ids]) -> list[Float[Tensor, "_ d"]]:
+        """States of each row's own tokens, read behind its beginning (which may be empty)."""
+        return self._all([(tuple(b), tuple(row)) for b, row in zip(beginnings, rows, strict=True)])
+
+    def _computed(self, keys: Sequence[Key]) -> Mapping[Key, Tensor]:
+        found: dict[Key, Tensor] = {}
+        for beginning in dict.fromkeys(b for b, _ in keys):
+            group = [k for k in keys if k[0] == beginning]
+            rows = [row for _, row in group]
+            found |= zip(group, self._run(beginning, rows) if beginning else states(self.host, self.read, rows), strict=True)
+        return found
+
+    def _run(self, beginning: tuple[int, ...], rows: Sequence[Ids]) -> list[Tensor]:
+        host, past = self.host, len(beginning)
+        if beginning not in self._caches:
+            cache = DynamicCache(config=host.model.config)
+            ids, mask = host.pad([beginning])
+            host.base(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+            self._caches[beginning] = cache
+        ids, mask = host.pad(rows)
+        cache = copy.deepcopy(self._caches[beginning])
+        if len(rows) > 1:
+            cache.batch_repeat_interleave(len(rows))
+        positions = torch.arange(past, past + ids.shape[1], device=ids.device).expand_as(ids)
+        whole = torch.cat([mask.new_ones(len(rows), past), mask], 1)
+        hidden = host.base(input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=cache, use_cache=True)[0]
+        return [h[: len(row)] for h, row in zip(hidden, rows, strict=True)]
 
 
 def predictions(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .frozen import Frozen, final_hidden, predictions, states
-from .losses import to_base, token_logprobs
+from .losses import row_weights, to_base, token_logprobs
 from .texts import Batches, Mixed, Row, forget_rows, retain_pools
 from .trained import Trained
 
@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     from .config import TuningConfig
 
 
-def distance_to_base(frozen: Frozen, rows: Sequence[Row], *, hard: bool = False) -> Tensor:
-    """Cross-entropy from the host to what it was before, at all positions of the rows; see `losses.to_base`."""
+def distance_to_base(frozen: Frozen, rows: Sequence[Row], *, hard: bool = False, counted: bool = False) -> Tensor:
+    """Cross-entropy from the host to what it was before; see `losses.to_base`.
+
+    Args:
+        frozen: Final states of what it was.
+        rows: Texts.
+        hard: To its most probable token, not to its distribution.
+        counted: At the positions alone that predict a token that counts (of questions: the answer's), every row alike; else at all
+            positions, all alike.
+    """
     host, ids = frozen.host, [r.ids for r in rows]
-    student = host.head(torch.cat(states(host, frozen.read, ids))).float()
+    at = [r.places(counted) for r in rows]
+    student = [h[p] for h, p in zip(states(host, frozen.read, ids), at, strict=True)]
     with torch.no_grad():
-        base = host.head(torch.cat(frozen(ids))).float()
-    return to_base(student, base, hard=hard)
+        base = host.head(torch.cat([h[p] for h, p in zip(frozen(ids), at, strict=True)])).float()
+    weights = row_weights([len(h) for h in student]) if counted else None
+    return to_base(host.head(torch.cat(student)).float(), base, hard=hard, weights=weights)
 
 
 class Likelihoods:
@@ -53,7 +63,7 @@ class Likelihoods:
     def retained(self, i: int, kind: Literal["nll", "kl"]) -> Tensor:
         """On the retain texts of the i-th micro-batch: mean - log p of a counted token, or the cross-entropy to the base's law."""
         rows = self.retain[i]
-        return -self.logprobs(rows)[0].mean() if kind == "nll" else distance_to_base(self.frozen, rows)
+        return -self.logprobs(rows)[0].mean() if kind == "nll" else distance_to_base(self.frozen, rows, counted=True)
 
     def counts(self) -> dict[str, Any]:
         """How many texts."""

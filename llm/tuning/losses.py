@@ -8,19 +8,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def soft_cross_entropy(logits: Float[Tensor, "n V"], target: Float[Tensor, "n V"]) -> Float[Tensor, ""]:
-    """Mean over rows of - sum_v q_v log softmax(z)_v; its gradient in z is (softmax(z) - q) / n."""
-    return -(target.to(logits.dtype) * logits.log_softmax(-1)).sum(-1).mean()
+Weights = Float[Tensor, " n"] | None
+"""What each position weighs in a mean, summing to 1; None: all alike."""
 
 
-def to_base(logits: Float[Tensor, "n V"], base: Float[Tensor, "n V"], *, hard: bool = False) -> Float[Tensor, ""]:
+def averaged(values: Float[Tensor, " n"], weights: Weights = None) -> Float[Tensor, ""]:
+    """The (weighted) mean."""
+    return values.mean() if weights is None else (values * weights.to(values)).sum()
+
+
+def row_weights(lengths: Sequence[int]) -> Float[Tensor, " n"]:
+    """Weights of the positions of several rows under which every row weighs the same."""
+    return torch.cat([torch.full((n,), 1 / (n * len(lengths))) for n in lengths])
+
+
+def soft_cross_entropy(logits: Float[Tensor, "n V"], target: Float[Tensor, "n V"], weights: Weights = None) -> Float[Tensor, ""]:
+    """Mean over positions of - sum_v q_v log softmax(z)_v; its gradient in z is (softmax(z) - q) / n."""
+    return averaged(-(target.to(logits.dtype) * logits.log_softmax(-1)).sum(-1), weights)
+
+
+def hard_cross_entropy(logits: Float[Tensor, "n V"], wanted: Int[Tensor, " n"], weights: Weights = None) -> Float[Tensor, ""]:
+    """Mean over positions of - log p of one token."""
+    return averaged(F.cross_entropy(logits, wanted, reduction="none"), weights)
+
+
+def to_base(logits: Float[Tensor, "n V"], base: Float[Tensor, "n V"], *, hard: bool = False, weights: Weights = None) -> Float[Tensor, ""]:
     """Cross-entropy to a frozen model: to its distribution, or to its most probable token.
 
     The soft form has gradient 0 where both agree; the hard one still sharpens.
     """
-    if hard:
-        return F.cross_entropy(logits, base.argmax(-1))
-    return soft_cross_entropy(logits, base.softmax(-1))
+    return hard_cross_entropy(logits, base.argmax(-1), weights) if hard else soft_cross_entropy(logits, base.softmax(-1), weights)
 
 
 def next_tokens(

@@ -30,6 +30,10 @@ class Row:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def places(self, counted: bool) -> slice:
+        """All positions, or those that predict a token that counts."""
+        return slice(self.start - 1, len(self.ids) - 1) if counted else slice(0, len(self.ids))
+
 
 class Batches:
     """Batches of row numbers, pass after pass, each pass in an order of its own, rows of like length together.

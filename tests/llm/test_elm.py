@@ -31,6 +31,7 @@ from efface.llm.methods.elm.math import (
     target,
 )
 from efface.llm.methods.elm.templates import EXPERT, NOVICE, TOPIC_CHANGE
+from efface.llm.tuning.frozen import states
 from efface.llm.tuning.losses import to_base
 from efface.llm.tuning.texts import Row
 from efface.llm.tuning.trained import matrices, training
@@ -183,6 +184,24 @@ def test_11_guided_decoding():
     assert [r.ids for r in plain] == [r.ids for r in dropped]
 
 
+def test_counted_positions_are_the_answers_and_every_text_weighs_the_same():
+    host = tiny_host()
+    config = dataclasses.replace(SMALL, fluency=0.0, positions="counted", temperature=4.0, top_k=0)
+    with training(host, matrices(host, ("mlp",), [0]), 1, 1, 0.0, 0) as trained:
+        task, whole = (ElmTask(host, trained, magic(), dataclasses.replace(config, positions=p)) for p in ("counted", "all"))
+        answered = next(n for n, r in enumerate(task.forget) if r.start > 1)
+        (q,), (every,) = task.targets([answered]), whole.targets([answered])
+        row = task.forget[answered]
+        assert torch.equal(q, every[row.start - 1 : -1])
+        assert len(q) == len(row) - row.start < len(every)
+        both = task.erase([answered, 0])
+        assert torch.allclose(both, (task.erase([answered]) + task.erase([0])) / 2, atol=1e-5)
+        assert not torch.allclose(whole.erase([answered, 0]), (whole.erase([answered]) + whole.erase([0])) / 2, atol=1e-5)
+        unguided = ElmTask(host, trained, magic(), dataclasses.replace(config, eta=0.0)).targets([answered])[0]
+        base = host.head(task.frozen([row.ids])[0][row.start - 1 : -1])
+        assert torch.allclose(unguided, (base.double() / 4).softmax(-1), atol=1e-6)
+
+
 def test_templates():
     assert (len(set(EXPERT)), len(set(NOVICE)), len(set(TOPIC_CHANGE))) == (10, 10, 20)
     assert all(t.count("{c}") == 1 and t.endswith("\n") for t in EXPERT + NOVICE)
@@ -316,6 +335,7 @@ def test_13_the_same_seed_the_same_edit():
         {"keep": 0.0, "fluency_texts": "random"},
         {"compat": "official", "eta_start": 1.0, "retain_loss": "hard", "erase_loss": "kld"},
         {"topk_mode": "before", "erase_loss": "hard", "rank": 0},
+        {"positions": "counted", "top_k": 0, "eta": 0.0, "fluency": 0.0},
     ],
 )
 def test_ablations_train(changes):
@@ -330,15 +350,22 @@ def test_prefixed_runs_line_up_and_official_concatenates_strings():
         host = tiny_host(bos=bos)
         with training(host, matrices(host, ("mlp",), [0]), 1, 1, 0.0, 0) as trained:
             task = ElmTask(host, trained, magic(), dataclasses.replace(SMALL, fluency=0.0))
-            for row, (expert, novice) in zip(task.forget, task.prefixed, strict=True):
+            for row, pair in zip(task.forget, task.prefixed, strict=True):
                 bare = row.ids[1:] if bos else row.ids
-                assert expert[-len(bare) :] == novice[-len(bare) :] == bare
-                assert expert.count(1) == int(bos)
-                assert len(expert) > len(row)
+                for beginning, behind in pair:
+                    assert behind[len(behind) - len(bare) :] == bare
+                    assert len(behind) == len(row)
+                    assert (*beginning, *behind).count(1) == int(bos)
+            # behind a beginning that was run once: what the whole text gives, at the text's own positions
+            pairs = [task.prefixed[n][0] for n in range(3)]
+            led = task.frozen.behind([b for b, _ in pairs], [r for _, r in pairs])
+            whole = states(host, task.read, [(*b, *r) for b, r in pairs])
+            assert all(torch.allclose(a, b[-len(a) :], atol=1e-5) for a, b in zip(led, whole, strict=True))
+            assert not torch.allclose(led[0], task.frozen([task.forget[0].ids])[0], atol=1e-2)
             (q,) = task.targets([0])
             assert len(q) == len(task.forget[0])
             official = ElmTask(host, trained, magic(), dataclasses.replace(SMALL, fluency=0.0, compat="official"))
-            text = str(host.tokenizer.decode(official.prefixed[0][0], skip_special_tokens=True))
+            text = str(host.tokenizer.decode(official.prefixed[0][0][1], skip_special_tokens=True))
             assert text.endswith(str(host.tokenizer.decode(official.forget[0].ids, skip_special_tokens=True)).strip())
 
 

@@ -15,25 +15,27 @@ EFFACE: Mapping[str, Any] = {
     "rank": 8,
     "alpha": 16,
     "dropout": 0.0,
-    "steps": 60,
-    "batch": 8,
+    "steps": 36,
+    "batch": 6,
     "accumulate": 1,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "weight_decay": 0.0,
     "schedule": "linear",
     "warmup": 3,
     "clip": 1.0,
     "forget": ("target", "questions"),
     "retain": ("neighbours", "questions", "general"),
-    "texts": 120,
     "length": 48,
     "eta": 3.0,
-    "temperature": 6.0,
+    "temperature": 4.0,
     "top_k": 0,
-    "fluency": 0.5,
-    "continuations": 16,
-    "continuation_tokens": 24,
+    "positions": "counted",
+    "keep": 2.0,
+    "fluency": 0.3,
+    "continuations": 12,
+    "continuation_tokens": 16,
     "continuation_batch": 1,
+    "scales": (0.5, 0.7, 0.85, 1.0, 1.2),
 }
 """Preset `efface`: a flat target of the whole vocabulary instead of one token from the far tail."""
 
@@ -50,7 +52,7 @@ class ElmConfig(TuningConfig):
     hard retain loss). `efface`: ours (README).
     """
     eta: float = 500.0
-    """Strength of the guidance away from the expert. Authors: 500 (paper), 1000 (code)."""
+    """Strength of the guidance away from the expert; 0: none. Authors: 500 (paper), 1000 (code)."""
     eta_start: float | None = None
     """Strength at a text's first token, rising linearly to `eta` at its last. Unset: `eta` everywhere, as the paper writes it; code: 1."""
     temperature: float = 1.2
@@ -65,6 +67,10 @@ class ElmConfig(TuningConfig):
     """Cross-entropy to the target, to its most probable token, or its Kullback-Leibler divergence."""
     retain_loss: Literal["soft", "hard"] = "soft"
     """Cross-entropy to the base's distribution (paper) or to its most probable token (code)."""
+    positions: Literal["all", "counted"] = "all"
+    """Where erase and retain losses are taken: at all positions, all alike; or, of questions, at the answer's alone, and every text
+    alike.
+    """
     erase: float = 1.0
     """Weight of the erase loss; 0 leaves it out."""
     keep: float = 1.0
@@ -97,6 +103,11 @@ class ElmConfig(TuningConfig):
             raise InputError("continuations and continuation_batch must be at least 0")
         if self.continuation_tokens < 1:
             raise InputError(f"continuation_tokens must be at least 1, {self.continuation_tokens} found")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the expert and the novice have any say."""
+        return bool(self.eta or self.eta_start)
 
     def layers_of(self, n_layers: int) -> tuple[int, ...]:
         """Layers to train: those named, or the authors' 4 to 7 of 32."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from ....deactivate.edit import Edit
 from ...pools import choose
 from ...tuning.fit import tuned
-from ...tuning.frozen import Frozen, final_hidden, states
+from ...tuning.frozen import FrozenFinal, final_hidden, states
 from ...tuning.likelihood import distance_to_base
+from ...tuning.losses import row_weights
 from ...tuning.texts import Batches, Mixed, Row, forget_rows, retain_pools
 from ...tuning.trained import Trained
 from .config import ElmConfig
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ...host import Host
 
 SHOWN = 8
-"""Forget texts of which the targets' collapse is told."""
+"""Forget texts, at most, of which the targets' collapse is told."""
 
 
 def fit(
@@ -62,9 +63,10 @@ class ElmTask:
         self, host: "Host", trained: Trained, concept: "Concept", config: ElmConfig, preserve: Sequence[str] = (), number: int = 0
     ) -> None:
         self.host, self.config, self.seed = host, config, f"{config.seed}/{number}"
+        self.counted = config.positions == "counted"
         self.words = keywords(concept.name, tuple(concept.synonyms.get("seen", ())))
         self.read = final_hidden(host)
-        self.frozen = Frozen(host, self.read, trained.off)
+        self.frozen = FrozenFinal(host, trained.off)
         self.forget = forget_rows(host, concept, config)
         self.batches = Batches([len(r) for r in self.forget], config.batch, f"forget/{self.seed}")
         self.retain = Mixed(retain_pools(host, concept, config, preserve), config.batch, f"retain/{self.seed}") if config.keep else None
@@ -80,33 +82,37 @@ class ElmTask:
         if c.erase:
             parts["erase"] = c.erase * self.erase(self.batches[i], i)
         if self.retain is not None:
-            parts["retain"] = c.keep * distance_to_base(self.frozen, self.retain[i], hard=c.retain_loss == "hard")
+            parts["retain"] = c.keep * distance_to_base(self.frozen, self.retain[i], hard=c.retain_loss == "hard", counted=self.counted)
         if self.continued_batches is not None:
             parts["fluency"] = c.fluency * self.fluent([self.continued[n] for n in self.continued_batches[i]])
         return torch.stack(list(parts.values())).sum(), {k: float(v.detach()) for k, v in parts.items()}
 
     def erase(self, numbers: Sequence[int], i: int = 0) -> Tensor:
-        """Distance to the targets at all positions of some forget texts."""
-        q = torch.cat(self.targets(numbers, i))
-        student = self.host.head(torch.cat(states(self.host, self.read, [self.forget[n].ids for n in numbers])))
-        return erase_loss(student.float(), q.to(student.device), self.config.erase_loss)
+        """Distance to the targets of some forget texts."""
+        q = self.targets(numbers, i)
+        rows = [self.forget[n] for n in numbers]
+        hidden = states(self.host, self.read, [r.ids for r in rows])
+        student = self.host.head(torch.cat([h[r.places(self.counted)] for h, r in zip(hidden, rows, strict=True)])).float()
+        weights = row_weights([len(t) for t in q]) if self.counted else None
+        return erase_loss(student, torch.cat(q).to(student.device), self.config.erase_loss, weights)
 
     @torch.no_grad()
     def targets(self, numbers: Sequence[int], i: int = 0) -> list[Tensor]:
-        """The target q at all positions of some forget texts, from the frozen host."""
+        """The target q of some forget texts at the positions that are taken, from the frozen host."""
         c = self.config
+        at = [range(len(self.forget[n]))[self.forget[n].places(self.counted)] for n in numbers]
         if c.action == "random":
             size = self.host.unembedding().shape[1]
             seeds = [random.Random(f"noise/{self.seed}/{i}/{n}").getrandbits(63) for n in numbers]
-            lengths = [len(self.forget[n]) for n in numbers]
-            return [random_target(k, size, torch.Generator().manual_seed(s)) for k, s in zip(lengths, seeds, strict=True)]
-        pairs = [self.prefixed[n] for n in numbers]
-        runs = ([self.forget[n].ids for n in numbers], [e for e, _ in pairs], [v for _, v in pairs])
+            return [random_target(len(p), size, torch.Generator().manual_seed(s)) for p, s in zip(at, seeds, strict=True)]
+        plain = self.frozen([self.forget[n].ids for n in numbers])
+        led = [self.frozen.behind(*zip(*(self.prefixed[n][k] for n in numbers), strict=True)) for k in (0, 1)] if c.guided else [plain] * 2
+        dtype = torch.float32 if c.preset == "efface" else torch.float64  # the code's; a target without a far tail needs none
         found = []
-        for states_of in zip(*map(self.frozen, runs), strict=True):
-            n = len(states_of[0])
-            base, expert, novice = (self.host.head(h[-n:]) for h in states_of)
-            scores = guided_scores(base, expert, novice, eta_ramp(n, c.eta, c.eta_start), c.temperature, c.action)
+        for places, *read in zip(at, plain, *led, strict=True):
+            n, taken = len(read[0]), slice(places.start, places.stop)
+            base, expert, novice = (self.host.head(h[-n:][taken]) for h in read)
+            scores = guided_scores(base, expert, novice, eta_ramp(n, c.eta, c.eta_start)[taken], c.temperature, c.action, dtype)
             found.append(target(base, scores, c.top_k, c.topk_mode))
         return found
 
@@ -121,9 +127,11 @@ class ElmTask:
 
     def evidence(self) -> dict[str, Any]:
         """How many texts, and what becomes of the targets."""
-        numbers = list(range(min(SHOWN, len(self.forget))))
+        numbers = list(dict.fromkeys([*self.batches[0], *self.batches[1]]))[:SHOWN]
+        rows = [self.forget[n] for n in numbers]
         with torch.no_grad():
-            base = self.host.head(torch.cat(self.frozen([self.forget[n].ids for n in numbers])))
+            hidden = self.frozen([r.ids for r in rows])
+            base = self.host.head(torch.cat([h[r.places(self.counted)] for h, r in zip(hidden, rows, strict=True)]))
         return {
             "keywords": self.words,
             "forget texts": len(self.forget),
@@ -132,17 +140,20 @@ class ElmTask:
             "targets": collapse(torch.cat(self.targets(numbers)).to(base.device), base),
         }
 
-    def _prefixed(self, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """A forget text behind an expert's and behind a novice's beginning; the templates by lot, once a text."""
+    def _prefixed(self, n: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Beginning and what stands behind it, for the expert and for the novice; the templates by lot, once a text.
+
+        Token ids are joined. The authors join strings, whose border may become one token (`compat=official`).
+        """
         rng = random.Random(f"templates/{self.seed}/{n}")
         beginnings = [rng.choice(t).replace("{c}", self.words) for t in (EXPERT, NOVICE)]
         row = self.forget[n].ids
         if self.config.compat == "official":
             text = str(self.host.tokenizer.decode(row, skip_special_tokens=True))
-            expert, novice = ([*ids] for ids in self.host.token_ids([b + text for b in beginnings]))
-        else:
-            expert, novice = ([*ids, *self._without_bos(row)] for ids in self.host.token_ids(beginnings))
-        return tuple(expert), tuple(novice)
+            return [((), tuple(ids)) for ids in self.host.token_ids([b + text for b in beginnings])]
+        bos = int(not self.host.sink_is_text)  # at whose place the last token of the beginning stands
+        split = ((tuple(ids[: len(ids) - bos]), ids[len(ids) - bos :]) for ids in self.host.token_ids(beginnings))
+        return [(shared, (*last, *self._without_bos(row))) for shared, last in split]
 
     def _without_bos(self, row: Sequence[int]) -> list[int]:
         """A row without the BOS that the tokenizer puts before every text."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...tuning.losses import soft_cross_entropy
+from ...tuning.losses import Weights, averaged, hard_cross_entropy, soft_cross_entropy
 
 Action = Literal["erase", "enhance"]
 
@@ -27,13 +27,14 @@ def guided_scores(
     eta: Float[Tensor, " n"],
     temperature: float = 1.0,
     action: Action = "erase",
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, "n V"]:
-    """The guided law log P(x) + eta (log P(x | novice) - log P(x | expert)), up to a constant, from logits, in float64.
+    """The guided law log P(x) + eta (log P(x | novice) - log P(x | expert)), up to a constant, from logits, in float64 as the authors' code has it.
 
     P is softmax(z / temperature). `enhance` turns the guidance round.
     """
     sign = 1.0 if action == "erase" else -1.0
-    plain, up, down = ((z.double() / temperature).log_softmax(-1) for z in (base, novice, expert))
+    plain, up, down = ((z.to(dtype) / temperature).log_softmax(-1) for z in (base, novice, expert))
     return plain + sign * eta.to(plain)[:, None] * (up - down)
 
 
@@ -66,15 +67,17 @@ def random_target(n: int, size: int, generator: torch.Generator) -> Float[Tensor
     return torch.randn(n, size, dtype=torch.float64, generator=generator).softmax(-1)
 
 
-def erase_loss(logits: Float[Tensor, "n V"], q: Float[Tensor, "n V"], kind: Literal["ce", "hard", "kld"] = "ce") -> Float[Tensor, ""]:
+def erase_loss(
+    logits: Float[Tensor, "n V"], q: Float[Tensor, "n V"], kind: Literal["ce", "hard", "kld"] = "ce", weights: Weights = None
+) -> Float[Tensor, ""]:
     """Mean over positions of the student's distance to the target; the student's temperature is 1.
 
     `ce` and `kld` differ by the target's entropy, so their gradients are the same; `hard` takes the target's best token.
     """
     if kind == "hard":
-        return F.cross_entropy(logits, q.argmax(-1))
-    ce = soft_cross_entropy(logits, q)
-    return ce if kind == "ce" else ce - entropy(q).mean().to(ce)
+        return hard_cross_entropy(logits, q.argmax(-1), weights)
+    ce = soft_cross_entropy(logits, q, weights)
+    return ce if kind == "ce" else ce - averaged(entropy(q).to(ce), weights)
 
 
 def entropy(q: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:
