@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-
 Weights = Float[Tensor, " n"] | None
 """What each position weighs in a mean, summing to 1; None: all alike."""
 

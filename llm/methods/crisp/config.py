@@ -17,7 +17,7 @@ EFFACE: Mapping[str, Any] = {
     "retain": ("neighbours", "questions", "general"),
     "length": 48,
     "batch": 8,
-    "steps": 100,
+    "steps": 80,
     "lr": 1e-3,
     "dropout": 0.0,
     "weight_decay": 0.0,

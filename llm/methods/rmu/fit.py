@@ -76,10 +76,11 @@ class RmuTask:
         """Forget loss and weighted retain loss of the i-th batch."""
         hidden, counted, _ = self._hidden([self.forget[n] for n in self.batches[i]])
         forget = forget_loss(hidden, self.control, counted)
-        hidden, counted, (ids, mask) = self._hidden(self.retain[i])
+        hidden, _, (ids, mask) = self._hidden(self.retain[i])
         with torch.no_grad(), self.trained.off():
             frozen = self.read(ids, mask)
-        retain = self.config.keep * retain_loss(hidden, frozen, counted)
+        every = torch.ones_like(mask) if self.config.compat == "official" else mask
+        retain = self.config.keep * retain_loss(hidden, frozen, every.bool())
         return forget + retain, {"forget": float(forget.detach()), "retain": float(retain.detach())}
 
     def evidence(self) -> dict[str, Any]:
@@ -88,9 +89,9 @@ class RmuTask:
         return {**texts, "layer": self.layer, "control norm": self.norm}
 
     def _hidden(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Activations of a batch, which tokens count, and its ids and mask.
+        """Activations of a batch, which of its tokens can be led elsewhere, and its ids and mask.
 
-        No special token counts, no attention sink and no padding; with `compat=official` all of them do.
+        No special token can, no attention sink and no padding; with `compat=official` all of them.
         """
         ids, mask = self.host.pad([r.ids for r in rows])
         counted = torch.ones_like(mask).bool() if self.config.compat == "official" else self.host.keep_mask(ids, mask)
