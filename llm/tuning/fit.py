@@ -59,7 +59,7 @@ def tuned(
     if not concepts:
         raise MatchedNothing("no concept given: name at least one with --concept (concepts=[…])")
     names = matrices(host, config.modules, layers)
-    out = _run_folder(host, concepts, config, eraser)
+    out, mark = _run_folder(host, concepts, config, eraser)
     losses: list[float] = []
     with training(host, names, config.rank, config.alpha, config.dropout, config.seed) as trained:
         tasks = [make(trained, c, n) for n, c in enumerate(concepts)]
@@ -70,6 +70,8 @@ def tuned(
             losses.append(float(loss.detach()))
             return loss, figures
 
+        if out is not None:
+            write_json(out / "run.json", mark)
         resume = out is not None and (out / "checkpoints").is_dir()
         result = fit_loop(step_fn, trained.params, config.loop, out, resume, desc=eraser)
         changes = trained.changes()
@@ -99,14 +101,14 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _run_folder(host: "Host", concepts: "Sequence[Concept]", config: "TuningConfig", eraser: str) -> Path | None:
-    """The folder of checkpoints, marked as this run's.
+def _run_folder(host: "Host", concepts: "Sequence[Concept]", config: "TuningConfig", eraser: str) -> tuple[Path | None, Mapping[str, str]]:
+    """The folder of checkpoints, and what marks it as this run's; nothing is written.
 
     Raises:
         InputError: It is marked as another's, or holds other files.
     """
     if config.run is None:
-        return None
+        return None, {}
     out = Path(config.run)
     free = {"run": None, "search": False, "scales": (), "min_kept": 0.0, "min_coherence": 0.0, "n_probe": 1}
     settings = {**dataclasses.asdict(config), **free}
@@ -115,12 +117,10 @@ def _run_folder(host: "Host", concepts: "Sequence[Concept]", config: "TuningConf
     if mark.is_file():
         if read_json(mark) != mine:
             raise InputError(f"run {out}: holds another run (method, settings, concepts or host differ); choose another folder")
-        return out
+        return out, mine
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"run {out}: is no folder of a run of {eraser}; choose a new one")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(mark, mine)
-    return out
+    return out, mine
 
 
 __all__ = ["Deltas", "Task", "tuned"]

@@ -156,6 +156,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(x)["step"] for x in lines] == [1, 2, 3, 4]
     assert {"erase", "retain", "fluency"} <= set(json.loads(lines[0]))
+    with pytest.raises(InputError, match="no neighbours"):
+        made("elm", tiny_host(), magic(neighbours=None), run=str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "file").write_text("")
     with pytest.raises(InputError, match="no folder of a run"):

@@ -36,7 +36,9 @@ EFFACE: Mapping[str, Any] = {
     "continuations": 12,
     "continuation_tokens": 16,
     "continuation_batch": 1,
-    "scales": (0.5, 0.7, 0.85, 1.0, 1.2),
+    "scales": (0.3, 0.5, 0.7, 0.85, 1.0, 1.2),
+    "min_kept": 0.93,
+    "min_coherence": 0.988,
 }
 """Preset `efface`: a flat target of the whole vocabulary instead of one token from the far tail."""
 

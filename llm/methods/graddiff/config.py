@@ -22,6 +22,9 @@ EFFACE: Mapping[str, Any] = {
     "dropout": 0.0,
     "clip": 1.0,
     "schedule": "linear",
+    "scales": (0.3, 0.5, 0.7, 0.85, 1.0, 1.2),
+    "min_kept": 0.93,
+    "min_coherence": 0.988,
 }
 """Preset `efface`: the ascent ends somewhere, and what stays is held to the base."""
 

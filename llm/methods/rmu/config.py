@@ -21,6 +21,9 @@ EFFACE: Mapping[str, Any] = {
     "weight_decay": 0.0,
     "schedule": "linear",
     "clip": 1.0,
+    "scales": (0.3, 0.5, 0.7, 0.85, 1.0, 1.2),
+    "min_kept": 0.93,
+    "min_coherence": 0.988,
 }
 """Preset `efface`: the control vector in units of the host's own activations."""
 
