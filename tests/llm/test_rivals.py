@@ -25,6 +25,7 @@ from efface.llm.methods.npo.math import npo_loss, npo_weight
 from efface.llm.methods.rmu import RmuConfig
 from efface.llm.methods.rmu.fit import fit as rmu
 from efface.llm.methods.rmu.math import control_vector, forget_loss, retain_loss
+from efface.sae import SAE, SAEConfig
 
 
 def gradient(loss, x):
@@ -152,6 +153,17 @@ def test_crisp_silences_the_planted_feature():
         crisp(host, [concept], config=dataclasses.replace(config, min_rho=1e9), saes=[sae])
     with pytest.raises(InputError, match="coherence=0"):
         crisp(host, [magic(neighbours=None)], config=dataclasses.replace(config, retain=("general",)), saes=[sae])
+
+
+def test_crisp_trains_through_saes_whose_features_compete():
+    host = tiny_host()
+    torch.manual_seed(1)
+    sae = SAE(SAEConfig("topk", host.d_model, 24, k=6), {"hook_point": "layers.1.resid_post"})
+    config = CrispConfig(layers=(0,), steps=2, batch=4, lr=1e-2, min_rho=1.0, n_contrast=24, retain=("general",), coherence=0.0)
+    edit = crisp(host, [magic()], config=config, saes=[sae])
+    assert edit.evidence["concepts"][0]["features"]
+    assert all(p.grad is None and p.requires_grad for p in sae.parameters())
+    assert crisp(host, [magic()], config=config, saes=[sae]).digest == edit.digest
 
 
 def test_crisp_official_counts_otherwise():

@@ -1,7 +1,8 @@
 """Fitting CRISP: adapters that silence a concept's features, and leave activations elsewhere as they are."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,7 +64,21 @@ def fit(
         task.told = [dataclasses.asdict(e) for e in features]
         return task
 
-    return tuned(host, concepts, config, "crisp", layers, make)
+    with _without_gradients(saes):
+        return tuned(host, concepts, config, "crisp", layers, make)
+
+
+@contextmanager
+def _without_gradients(saes: "Sequence[SAE]") -> Iterator[None]:
+    """Gradients pass through the SAEs in the block, and none is kept for their weights."""
+    flags = [(p, p.requires_grad) for s in saes for p in s.parameters()]
+    try:
+        for p, _ in flags:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
 
 
 class CrispTask:
@@ -113,7 +128,7 @@ class CrispTask:
     def _acts(self, found: Tensor) -> list[Tensor]:
         """Activations of the chosen features, a hook point each."""
         parts = found.split(self.widths, -1)
-        return [sae.encode_features(x.to(sae.W_enc.dtype), ids) for x, (sae, ids) in zip(parts, self.features.values(), strict=True)]
+        return [sae.encode_features(x.to(sae.W_enc), ids).to(x.device) for x, (sae, ids) in zip(parts, self.features.values(), strict=True)]
 
     def _moved(self, read: Any, frozen: Frozen, rows: Sequence[Row], scale: str) -> Tensor:
         """How far states are from the frozen host's, at the tokens that count."""
