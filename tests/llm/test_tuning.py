@@ -79,7 +79,7 @@ def test_together_one_after_another_and_one_taken_back(method):
     assert second.digest != made(method, tiny_host(), music()).digest
     first.undo_(host)
     alone = tiny_host()
-    second.apply_(alone, force=True)
+    second.apply_(alone)
     assert same(bits(host), bits(alone))  # as if the first had never been there
     assert not same(bits(host), with_both)
     second.undo_(host)
@@ -118,6 +118,26 @@ def test_from_the_command_line(method, cache, tmp_path, capsys):
     )
     assert code == 2
     assert "nearest: rank" in err
+
+
+def test_one_of_two_is_taken_back_on_the_command_line(cache, tmp_path, capsys):
+    save_model(tiny_host(), tmp_path / "model")
+    (tmp_path / "magic.json").write_text(json.dumps(magic_values()))
+    (tmp_path / "music.json").write_text(json.dumps(magic_values(name="music", target=sentences(MUSIC), neighbours=sentences(MAGIC))))
+    sets = " ".join(f"--set {k}={json.dumps(v).replace(' ', '')}" for k, v in SETTINGS["elm"].items())
+    for command in (
+        f"erase elm --model {tmp_path}/model --concept {tmp_path}/magic.json {sets} --out {tmp_path}/a",
+        f"apply {tmp_path}/a --model {tmp_path}/model --out {tmp_path}/with-a",
+        f"erase elm --model {tmp_path}/with-a --concept {tmp_path}/music.json {sets} --out {tmp_path}/b",
+        f"apply {tmp_path}/b --model {tmp_path}/with-a --out {tmp_path}/with-both",
+        f"undo {tmp_path}/a --model {tmp_path}/with-both --out {tmp_path}/without-a",
+        f"apply {tmp_path}/b --model {tmp_path}/model --out {tmp_path}/with-b",
+    ):
+        code, _, err = status(command, capsys)
+        assert code == 0, err
+    both, without, alone = (AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("with-both", "without-a", "with-b"))
+    assert same(without, alone)
+    assert not same(without, both)
 
 
 @pytest.mark.parametrize("method", SETTINGS)
