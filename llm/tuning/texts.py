@@ -72,10 +72,11 @@ def forget_rows(host: "Host", concept: "Concept", config: "TuningConfig") -> lis
     """
     rows: list[Row] = []
     for source in config.forget:
+        way_out = f"forget={_others(config.forget, source, 'questions' if source == 'target' else 'target')}"
         if source == "questions":
-            rows += _answered(host, concept, "questions", config, f"forget={_others(config.forget, source, 'target')}")
+            rows += _answered(host, concept, "questions", config, way_out)
             continue
-        found = _required(concept, source, None if source == "relearn" else "train", f"forget={_others(config.forget, source, 'target')}")
+        found = _required(concept, source, None if source == "relearn" else "train", way_out)
         rows += _rows(host, choose(found, config.texts, config.seed), config.length)
     return rows
 
