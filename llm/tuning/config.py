@@ -57,7 +57,7 @@ class TuningConfig:
     texts: int | None = None
     """At most so many texts of each pool. Unset: all."""
     length: int = 128
-    """Tokens of a text that are read."""
+    """Tokens of a text that are read. A question that is longer with its answer is left out."""
     search: bool = False
     """Try `scales` on `validation` and keep the best (needs `questions` and `neighbour_questions` there)."""
     scales: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.5)

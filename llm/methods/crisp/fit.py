@@ -65,7 +65,7 @@ def fit(
         return task
 
     with _without_gradients(saes):
-        return tuned(host, concepts, config, "crisp", layers, make)
+        return tuned(host, concepts, config, "crisp", layers, make, preserve, saes)
 
 
 @contextmanager
@@ -155,8 +155,8 @@ class CrispTask:
         target = self._frozen(self.frozen, self.forget[:MEASURED])
         stay = [r for pool in self.retain.pools for r in pool[: MEASURED // len(self.retain.pools) + 1]]
         features = [max(float(a.float().mean()), 1e-6) for a in self._acts(target)]
-        square = [float(self._frozen(f, stay).float().square().mean()) for f in (self.frozen, self.frozen_last)]
-        return {"features": features, "points": square[:1], "last": square[1:]}
+        read = {"points": self.frozen} if self.near is None else {"points": self.frozen, "last": self.frozen_last}
+        return {**ones, "features": features, **{k: [float(self._frozen(f, stay).float().square().mean())] for k, f in read.items()}}
 
     def _frozen(self, frozen: Frozen, rows: Sequence[Row]) -> Tensor:
         ids = [r.ids for r in rows]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ....base.errors import MatchedNothing
+from ....base.errors import InputError, MatchedNothing
 from ...evidence import FeatureConfig, FeatureEvidence
 from ...features import Scans, contrast, describe, scan_pools
 from ...scanning import Scan
@@ -26,8 +26,14 @@ def salient(
     """Features of every hook point, at most `n_features` each, the largest difference of firings first.
 
     Raises:
-        MatchedNothing: No hook point has any; says what the best one lacks.
+        InputError: `min_auroc` is asked for and there is no target text in `validation`.
+        MatchedNothing: No hook point has any; says what was asked for.
     """
+    if config.min_auroc:
+        try:
+            concept.require("target", "validation")
+        except InputError as e:
+            raise InputError(f"{e}; or ask for no AUROC (--set min_auroc=0)") from None
     read = FeatureConfig(texts=config.texts or TEXTS, seed=config.seed)
     splits = ("train", "validation") if config.min_auroc else ("train",)
     scans = scan_pools(host, concept, dict(places), read, splits, preserve)

@@ -53,7 +53,7 @@ def fit(
     """
     config = config or ElmConfig()
     layers = config.layers_of(host.n_layers)
-    return tuned(host, concepts, config, "elm", layers, lambda t, c, n: ElmTask(host, t, c, config, preserve or (), n))
+    return tuned(host, concepts, config, "elm", layers, lambda t, c, n: ElmTask(host, t, c, config, preserve or (), n), preserve)
 
 
 class ElmTask:

@@ -41,7 +41,7 @@ def fit(
     """
     config = config or GradDiffConfig()
     layers = config.layers_of(host.n_layers)
-    return tuned(host, concepts, config, "graddiff", layers, lambda t, c, n: GradDiffTask(host, t, c, config, preserve or (), n))
+    return tuned(host, concepts, config, "graddiff", layers, lambda t, c, n: GradDiffTask(host, t, c, config, preserve or (), n), preserve)
 
 
 class GradDiffTask:

@@ -44,7 +44,7 @@ def fit(
     """
     config = config or NpoConfig()
     layers = config.layers_of(host.n_layers)
-    return tuned(host, concepts, config, "npo", layers, lambda t, c, n: NpoTask(host, t, c, config, preserve or (), n))
+    return tuned(host, concepts, config, "npo", layers, lambda t, c, n: NpoTask(host, t, c, config, preserve or (), n), preserve)
 
 
 class NpoTask:

@@ -47,7 +47,7 @@ def fit(
     """
     config = config or RmuConfig()
     layer, layers = config.place(host.n_layers)
-    return tuned(host, concepts, config, "rmu", layers, lambda t, c, n: RmuTask(host, t, c, config, layer, preserve or (), n))
+    return tuned(host, concepts, config, "rmu", layers, lambda t, c, n: RmuTask(host, t, c, config, layer, preserve or (), n), preserve)
 
 
 class RmuTask:
