@@ -1,7 +1,7 @@
 """The host's states for rows of ids: as it is trained, with a graph; and as it was before, computed once and kept."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,10 @@ def kept_tokens(host: "Host", rows: Sequence[Ids]) -> list[Bool[Tensor, " _"]]:
 
 
 class Frozen:
-    """States of the host without what is being trained; each row is computed once, and kept on the CPU."""
+    """States of the host without what is being trained; each row is computed once, by itself, and kept on the CPU.
+
+    By itself: rounding depends on what a row is batched with, and a run that goes on meets rows in other company.
+    """
 
     def __init__(self, host: "Host", read: Read, off: Callable[[], AbstractContextManager[None]]) -> None:
         self.host, self.read, self.off = host, read, off
@@ -69,15 +72,15 @@ class Frozen:
         new: dict[Key, Tensor] = {}
         if missing:
             with torch.no_grad(), self.off():
-                new = self._computed(missing)
+                new = {k: self._computed(*k) for k in missing}
             for key, h in new.items():
                 if self.bytes < KEPT:
                     self._kept[key] = h.detach().cpu().clone()
                     self.bytes += h.numel() * h.element_size()
         return [new[k] if k in new else self._kept[k].to(self.host.device) for k in keys]
 
-    def _computed(self, keys: Sequence[Key]) -> Mapping[Key, Tensor]:
-        return dict(zip(keys, states(self.host, self.read, [row for _, row in keys]), strict=True))
+    def _computed(self, beginning: tuple[int, ...], row: tuple[int, ...]) -> Tensor:
+        return states(self.host, self.read, [row])[0]
 
 
 class FrozenFinal(Frozen):
@@ -91,29 +94,20 @@ class FrozenFinal(Frozen):
         """States of each row's own tokens, read behind its beginning (which may be empty)."""
         return self._all([(tuple(b), tuple(row)) for b, row in zip(beginnings, rows, strict=True)])
 
-    def _computed(self, keys: Sequence[Key]) -> Mapping[Key, Tensor]:
-        found: dict[Key, Tensor] = {}
-        for beginning in dict.fromkeys(b for b, _ in keys):
-            group = [k for k in keys if k[0] == beginning]
-            rows = [row for _, row in group]
-            found |= zip(group, self._run(beginning, rows) if beginning else states(self.host, self.read, rows), strict=True)
-        return found
-
-    def _run(self, beginning: tuple[int, ...], rows: Sequence[Ids]) -> list[Tensor]:
+    def _computed(self, beginning: tuple[int, ...], row: tuple[int, ...]) -> Tensor:
+        if not beginning:
+            return super()._computed(beginning, row)
         host, past = self.host, len(beginning)
         if beginning not in self._caches:
             cache = DynamicCache(config=host.model.config)
             ids, mask = host.pad([beginning])
             host.base(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
             self._caches[beginning] = cache
-        ids, mask = host.pad(rows)
+        ids, mask = host.pad([row])
         cache = copy.deepcopy(self._caches[beginning])
-        if len(rows) > 1:
-            cache.batch_repeat_interleave(len(rows))
-        positions = torch.arange(past, past + ids.shape[1], device=ids.device).expand_as(ids)
-        whole = torch.cat([mask.new_ones(len(rows), past), mask], 1)
-        hidden = host.base(input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=cache, use_cache=True)[0]
-        return [h[: len(row)] for h, row in zip(hidden, rows, strict=True)]
+        positions = torch.arange(past, past + len(row), device=ids.device)[None]
+        whole = torch.cat([mask.new_ones(1, past), mask], 1)
+        return host.base(input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=cache, use_cache=True)[0][0]
 
 
 def predictions(

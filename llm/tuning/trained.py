@@ -26,7 +26,9 @@ class Trained:
     params: Mapping[str, nn.Parameter]
     """Name -> what the optimiser steps."""
     off: Callable[[], AbstractContextManager[None]] = nullcontext
-    """A block in which the host computes as if nothing had been trained; no gradient may be pending across its ends."""
+    """A block in which the host computes as if nothing had been trained; what is trained gets no gradient from it. It may lie
+    between a forward pass and its backward pass, but no backward pass may run in it.
+    """
     changes: Callable[[], Deltas] = dict
     """The change so far of every matrix, float32 on the CPU."""
 
