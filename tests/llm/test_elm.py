@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from planted import MAGIC, MUSIC, PLAIN, magic
+from planted import MAGIC, MUSIC, PLAIN, magic, same_changes
 from tiny import tiny_host
 
 from efface.base.errors import InputError, MatchedNothing
@@ -323,7 +323,7 @@ def test_13_the_same_seed_the_same_edit():
     config = dataclasses.replace(SMALL, steps=3)
     first, again = (fit(host, [magic()], config=config) for _ in range(2))
     assert first.digest == again.digest
-    assert fit(host, [magic()], config=dataclasses.replace(config, seed=1)).digest != first.digest
+    assert not same_changes(fit(host, [magic()], config=dataclasses.replace(config, seed=1)), first)
 
 
 @pytest.mark.parametrize(
@@ -340,9 +340,9 @@ def test_13_the_same_seed_the_same_edit():
 )
 def test_ablations_train(changes):
     edit = fit(tiny_host(), [magic()], config=dataclasses.replace(SMALL, steps=2, **changes))
-    plain = fit(tiny_host(), [magic()], config=dataclasses.replace(SMALL, steps=2))
-    assert edit.digest != plain.digest
-    assert edit.weights
+    plain, again = (fit(tiny_host(), [magic()], config=dataclasses.replace(SMALL, steps=2)) for _ in range(2))
+    assert same_changes(plain, again)
+    assert not same_changes(edit, plain)
 
 
 def test_prefixed_runs_line_up_and_official_concatenates_strings():

@@ -1,59 +1,22 @@
-"""What every fine-tuning eraser promises: the host comes back, edits stack and part, commands work, stopped runs go on."""
+"""What every fine-tuning eraser promises: the host comes back, edits stack and part, commands work."""
 
 import dataclasses
 import json
-import os
-import signal
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from cli._kit import save_model, status
-from planted import MAGIC, MUSIC, PLAIN, magic, magic_values, planted_sae, questions, sentences
+from planted import MAGIC, MUSIC, magic, magic_values, planted_sae, same_changes, sentences
 from tiny import tiny_host
 from transformers import AutoModelForCausalLM
+from tuning_kit import SETTINGS, bits, made, music, same
 
 from efface.base.errors import InputError, MatchedNothing
-from efface.base.running import Interrupted
-from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
-from efface.deactivate.erasing import erase
 from efface.deactivate.parts import LowRank
-from efface.llm.host import Host
-from efface.llm.methods.elm.fit import ElmTask
 from efface.llm.tuning.config import TuningConfig
 from efface.llm.tuning.search import Scale, choose_scale, scaled
 from efface.llm.tuning.texts import Batches, Mixed, Row, forget_rows, retain_pools
-
-SHARED = {"steps": 4, "batch": 4, "accumulate": 1, "lr": 1e-2}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "elm": {**SHARED, "layers": [0, 1], "continuations": 2, "continuation_tokens": 3},
-    "rmu": {**SHARED, "layer": 1},
-    "crisp": {**SHARED, "layers": [0, 1], "n_contrast": 24, "relative": True, "other_model": True},
-    "npo": {**SHARED, "rank": 2},
-    "graddiff": {**SHARED, "rank": 2},
-}
-
-
-def music() -> Concept:
-    """The neighbours of magic as a concept of its own, whose neighbours are magic."""
-    return Concept.from_mapping({
-        "format": 1, "name": "music", "form": "cloze", "target": sentences(MUSIC), "neighbours": sentences(MAGIC), "general": sentences(PLAIN),
-        "questions": questions(MUSIC, PLAIN), "neighbour_questions": questions(MAGIC, PLAIN),
-    })  # fmt: skip
-
-
-def bits(host: Host) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in host.model.named_parameters()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
-
-
-def made(method: str, host: Host, concepts: Any, **more: Any) -> Edit:
-    return erase(method, host, concepts, [planted_sae(tiny_host())] if method == "crisp" else [], **SETTINGS[method] | more)
 
 
 @pytest.mark.parametrize("method", SETTINGS)
@@ -69,6 +32,7 @@ def test_together_one_after_another_and_one_taken_back(method):
     assert len(both.evidence["concepts"]) == 2
     first = made(method, host, magic())
     assert first.digest == made(method, host, magic()).digest
+    assert not same_changes(both, first)  # the second concept had its turns
     first.apply_(host)
     with_first = bits(host)
     assert not same(with_first, base)
@@ -76,7 +40,9 @@ def test_together_one_after_another_and_one_taken_back(method):
     assert same(bits(host), with_first)
     second.apply_(host)
     with_both = bits(host)
-    assert second.digest != made(method, tiny_host(), music()).digest
+    bare = made(method, tiny_host(), music())
+    assert not same_changes(second, bare)
+    assert not same_changes(both, bare)  # the first concept had its turns
     first.undo_(host)
     alone = tiny_host()
     second.apply_(alone)
@@ -156,35 +122,6 @@ def test_what_a_concept_lacks_is_named(method):
     assert made(method, host, magic(), preserve=["the old house"]).digest != made(method, host, magic()).digest
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    whole = made("elm", tiny_host(), magic())
-    call = ElmTask.__call__
-
-    def stopping(self: ElmTask, i: int) -> Any:
-        if i == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return call(self, i)
-
-    monkeypatch.setattr(ElmTask, "__call__", stopping)
-    with pytest.raises(Interrupted, match="after step 2 of 4"):
-        made("elm", tiny_host(), magic(), run=str(tmp_path / "run"))
-    monkeypatch.setattr(ElmTask, "__call__", call)
-    with pytest.raises(InputError, match="another run"):
-        made("elm", tiny_host(), music(), run=str(tmp_path / "run"))
-    resumed = made("elm", tiny_host(), magic(), run=str(tmp_path / "run"))
-    assert resumed.digest == whole.digest
-    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    assert [json.loads(x)["step"] for x in lines] == [1, 2, 3, 4]
-    assert {"erase", "retain", "fluency"} <= set(json.loads(lines[0]))
-    with pytest.raises(InputError, match="no neighbours"):
-        made("elm", tiny_host(), magic(neighbours=None), run=str(tmp_path / "new"))
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "file").write_text("")
-    with pytest.raises(InputError, match="no folder of a run"):
-        made("elm", tiny_host(), magic(), run=str(tmp_path / "else"))
-
-
 def test_batches_depend_on_nothing_but_their_number():
     lengths = [3 + (7 * n) % 11 for n in range(45)]
     batches = Batches(lengths, 4, "a")
@@ -237,23 +174,3 @@ def test_search_keeps_the_best_scale():
     assert torch.allclose(edit.weights[0].deltas[name].delta(), best * plain.weights[0].deltas[name].delta(), atol=1e-6)
     with pytest.raises(InputError, match=r"questions\.validation"):
         made("elm", host, magic(questions=None), search=True)
-
-
-def test_kept_states_are_those_of_the_base(tmp_path: Path):
-    from efface.llm.tuning.frozen import Frozen, final_hidden, states
-    from efface.llm.tuning.trained import matrices, training
-
-    host = tiny_host()
-    rows = host.token_ids(["the wizard has a wand", "a river"])
-    wanted = [h.detach() for h in states(host, final_hidden(host), rows)]
-    with training(host, matrices(host, ("mlp",), [0]), 2, 2, 0.0, 0) as trained:
-        with torch.no_grad():
-            for p in trained.params.values():
-                p.add_(0.2)
-        frozen = Frozen(host, final_hidden(host), trained.off)
-        first, again = frozen(rows), frozen([rows[1]])
-        moved = states(host, final_hidden(host), rows)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, wanted, strict=True))
-    assert torch.equal(again[0], first[1])
-    assert not torch.allclose(moved[0], wanted[0], atol=1e-2)
-    assert not first[0].requires_grad
