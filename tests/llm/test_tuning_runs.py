@@ -8,17 +8,27 @@ from typing import Any
 
 import pytest
 import torch
-from planted import MAGIC, MUSIC, magic, same_changes, sentences
+from planted import MAGIC, MUSIC, magic, planted_sae, same_changes, sentences
 from tiny import tiny_host
-from tuning_kit import made, music, same
+from tuning_kit import SETTINGS, made, music, same
 
+from efface.base.config import from_mapping
 from efface.base.errors import InputError
 from efface.base.running import Interrupted
+from efface.llm.host import Host
+from efface.llm.methods.crisp import CrispConfig
+from efface.llm.methods.crisp.fit import CrispTask
+from efface.llm.methods.elm import ElmConfig
 from efface.llm.methods.elm.fit import ElmTask
+from efface.llm.methods.graddiff import GradDiffConfig
+from efface.llm.methods.graddiff.fit import GradDiffTask
+from efface.llm.methods.npo import NpoConfig
 from efface.llm.methods.npo.fit import NpoTask
+from efface.llm.methods.rmu import RmuConfig
+from efface.llm.methods.rmu.fit import RmuTask
 from efface.llm.tuning import frozen
 from efface.llm.tuning.texts import Row
-from efface.llm.tuning.trained import matrices, training
+from efface.llm.tuning.trained import Trained, matrices, training
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
@@ -133,3 +143,50 @@ def test_gradients_are_those_of_the_loss_wherever_the_base_is_asked(rank):
             found.append({n: p.grad.clone() for n, p in trained.params.items()})
     assert same(*found)
     assert all(g.abs().max() > 0 for g in found[0].values())
+
+
+def task(method: str, host: Host, trained: Trained, changes: dict[str, Any]) -> Any:
+    """A method's task on texts of unlike length."""
+    concept = magic(target=unlike(MAGIC), neighbours=unlike(MUSIC))
+    kind = {"elm": ElmConfig, "rmu": RmuConfig, "crisp": CrispConfig, "npo": NpoConfig, "graddiff": GradDiffConfig}[method]
+    config: Any = from_mapping(kind, SETTINGS[method] | changes)
+    if method == "rmu":
+        return RmuTask(host, trained, concept, config, 1)
+    if method == "crisp":
+        return CrispTask(host, trained, concept, config, {"layers.1.mlp_out": (planted_sae(tiny_host()), [0, 1, 2])})
+    return {"elm": ElmTask, "npo": NpoTask, "graddiff": GradDiffTask}[method](host, trained, concept, config)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("elm", {}), ("elm", {"positions": "counted", "forget": ["target", "questions"]}), ("rmu", {}), ("crisp", {}), ("npo", {"retain_loss": "kl"}),
+        ("graddiff", {"retain_loss": "nll"}),
+    ],
+)  # fmt: skip
+def test_padding_counts_nowhere(method, changes, monkeypatch):
+    """Figures of a micro-batch, and with five columns of padding more; RMU's `compat=official` is the negative control."""
+    host, pad = tiny_host(), Host.pad
+
+    def wide(rows: Any, *, left: bool = False) -> Any:
+        return pad(host, rows, left=True) if left else wider(*pad(host, rows))
+
+    with training(host, matrices(host, ("attention", "mlp"), [0, 1]), 2, 4, 0.0, 0) as trained:
+        made = [task(method, host, trained, c) for c in (changes, *([{"compat": "official"}] if method == "rmu" else []))]
+        with torch.no_grad():
+            for p in trained.params.values():
+                p.add_(0.1)
+        narrow = [t(0)[1] for t in made]
+        monkeypatch.setattr(host, "pad", wide)
+        widened = [t(0)[1] for t in made]
+    assert len(narrow[0]) >= 2
+    assert min(map(abs, narrow[0].values())) > 1e-4
+    assert widened[0] == pytest.approx(narrow[0], rel=1e-4)
+    if method == "rmu":
+        moved = {k: abs(widened[1][k] / narrow[1][k] - 1) for k in ("forget", "retain")}
+        assert min(moved.values()) > 1e-3
+
+
+def wider(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same rows with five columns of padding more."""
+    return torch.nn.functional.pad(ids, (0, 5), value=3), torch.nn.functional.pad(mask, (0, 5))
