@@ -151,7 +151,7 @@ def test_crisp_silences_the_planted_feature():
     with pytest.raises(MatchedNothing, match="min_rho"):
         crisp(host, [concept], config=dataclasses.replace(config, min_rho=1e9), saes=[sae])
     with pytest.raises(InputError, match=r"no target.*validation.*min_auroc=0"):
-        train = {"train": concept.target["train"]}
+        train = {"train": list(concept.target["train"])}
         crisp(host, [magic(target=train)], config=dataclasses.replace(config, min_auroc=0.6), saes=[sae])
     with pytest.raises(InputError, match="coherence=0"):
         crisp(host, [magic(neighbours=None)], config=dataclasses.replace(config, retain=("general",)), saes=[sae])
