@@ -11,7 +11,7 @@ from efface.deactivate.edit import Edit
 from efface.deactivate.erasing import erase
 from efface.llm.host import Host
 
-SHARED = {"steps": 4, "batch": 4, "accumulate": 1, "lr": 1e-2}
+SHARED = {"steps": 2, "batch": 4, "accumulate": 1, "lr": 1e-2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "elm": {**SHARED, "layers": [0, 1], "continuations": 2, "continuation_tokens": 3},
     "rmu": {**SHARED, "layer": 1},

@@ -32,7 +32,7 @@ from efface.llm.tuning.trained import Trained, matrices, training
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    whole = made("elm", tiny_host(), magic())
+    whole = made("elm", tiny_host(), magic(), steps=4)
     call = ElmTask.__call__
 
     def stopping(self: ElmTask, i: int) -> Any:
@@ -42,15 +42,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ElmTask, "__call__", stopping)
     with pytest.raises(Interrupted, match="after step 2 of 4"):
-        made("elm", tiny_host(), magic(), run=str(tmp_path / "run"))
+        made("elm", tiny_host(), magic(), steps=4, run=str(tmp_path / "run"))
     monkeypatch.setattr(ElmTask, "__call__", call)
     for concept, more in ((music(), {}), (magic(), {"preserve": ["the old house"]}), (magic(), {"lr": 1e-3})):
         with pytest.raises(InputError, match="another run"):
-            made("elm", tiny_host(), concept, run=str(tmp_path / "run"), **more)
-    resumed = made("elm", tiny_host(), magic(), run=str(tmp_path / "run"))
+            made("elm", tiny_host(), concept, steps=4, run=str(tmp_path / "run"), **more)
+    resumed = made("elm", tiny_host(), magic(), steps=4, run=str(tmp_path / "run"))
     assert resumed.digest == whole.digest
     assert resumed.evidence["training"] == whole.evidence["training"]
-    assert made("elm", tiny_host(), magic(), run=str(tmp_path / "run")).evidence["training"] == whole.evidence["training"]
+    assert made("elm", tiny_host(), magic(), steps=4, run=str(tmp_path / "run")).evidence["training"] == whole.evidence["training"]
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(x)["step"] for x in lines] == [1, 2, 3, 4]
     assert {"erase", "retain", "fluency"} <= set(json.loads(lines[0]))
