@@ -139,3 +139,53 @@ register(
     needs=["sae"],
     several_concepts=True,
 )
+register(
+    name="elm",
+    domain="llm",
+    parts=["weights"],
+    config="efface.llm.methods.elm.config:ElmConfig",
+    fit="efface.llm.methods.elm.fit:fit",
+    paper="Erasing Conceptual Knowledge from Language Models (Gandikota et al., arXiv:2410.02760, 2025)",
+    needs=["gradients", "neighbours"],
+    several_concepts=True,
+)
+register(
+    name="rmu",
+    domain="llm",
+    parts=["weights"],
+    config="efface.llm.methods.rmu.config:RmuConfig",
+    fit="efface.llm.methods.rmu.fit:fit",
+    paper="The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning (Li et al., ICML 2024)",
+    needs=["gradients"],
+    several_concepts=True,
+)
+register(
+    name="crisp",
+    domain="llm",
+    parts=["weights"],
+    config="efface.llm.methods.crisp.config:CrispConfig",
+    fit="efface.llm.methods.crisp.fit:fit",
+    paper="CRISP: Persistent Concept Unlearning via Sparse Autoencoders (Ashuach et al., arXiv:2508.13650, 2025)",
+    needs=["sae", "gradients", "neighbours"],
+    several_concepts=True,
+)
+register(
+    name="npo",
+    domain="llm",
+    parts=["weights"],
+    config="efface.llm.methods.npo.config:NpoConfig",
+    fit="efface.llm.methods.npo.fit:fit",
+    paper="Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning (Zhang et al., COLM 2024)",
+    needs=["gradients", "neighbours"],
+    several_concepts=True,
+)
+register(
+    name="graddiff",
+    domain="llm",
+    parts=["weights"],
+    config="efface.llm.methods.graddiff.config:GradDiffConfig",
+    fit="efface.llm.methods.graddiff.fit:fit",
+    paper="Continual Learning and Private Unlearning (Liu et al., CoLLAs 2022); TOFU (Maini et al., COLM 2024)",
+    needs=["gradients", "neighbours"],
+    several_concepts=True,
+)

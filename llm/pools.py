@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from ..deactivate.concept import Concept
 
 Pool = Literal["target", "neighbours", "general"]
+T = TypeVar("T")
 
 
 def pool_texts(concept: "Concept", pool: Pool, split: str, limit: int | None = None, seed: int = 0) -> list[str]:
@@ -24,7 +25,7 @@ def general_texts(concept: "Concept", split: str, limit: int | None = None, seed
     return choose(general_pool(split), limit, seed)
 
 
-def choose(texts: Sequence[str], limit: int | None, seed: int) -> list[str]:
+def choose(texts: Sequence[T], limit: int | None, seed: int) -> list[T]:
     """At most `limit` of `texts`, in their order."""
     if limit is None or len(texts) <= limit:
         return list(texts)

@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_host
 
 from efface.deactivate.concept import Concept
+from efface.deactivate.edit import Edit
 from efface.llm.host import Host
 from efface.sae import SAE, SAEConfig
 
@@ -122,6 +123,12 @@ def detector(X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     found = LogisticRegression(C=100.0, class_weight="balanced", max_iter=2000).fit(X.numpy(), y.numpy())
     weights, bias = torch.from_numpy(found.coef_[0]).float(), float(found.intercept_[0])
     return weights / weights.norm(), torch.tensor(bias) / weights.norm()
+
+
+def same_changes(a: Edit, b: Edit) -> bool:
+    """Whether two edits change the same tensors by the same numbers (their digests also hold settings and concepts)."""
+    x, y = a.weights[0].deltas, b.weights[0].deltas
+    return x.keys() == y.keys() and all(torch.equal(x[n].delta(), y[n].delta()) for n in x)
 
 
 def trained_host() -> Host:

@@ -77,7 +77,7 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
         edit = erase(cell.eraser, host, [concept], saes, seed=cell.seed, **settings)
         edit.save(work / "edit")
     edit, fitted = Edit.load(work / "edit"), time.perf_counter() - started
-    controls = ("random features",) if saes else ("random directions",)
+    controls = ("random features",) if saes and cell.eraser == "pisces" else ("random directions",)
     suite = from_mapping(
         SuiteConfig,
         {"texts": cell.texts, "max_tokens": cell.max_tokens, "continuations": 0, "draws": cell.draws, "controls": controls,

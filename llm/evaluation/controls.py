@@ -13,7 +13,7 @@ from ...base.config import from_mapping
 from ...base.errors import InputError, MatchedNothing
 from ...deactivate.edit import Edit
 from ...deactivate.evaluation.controls import control_edit, redrawn
-from ...deactivate.parts import LowRank, WeightsPart
+from ...deactivate.parts import Dense, LowRank, WeightsPart
 from ..methods.pisces.config import FeatureRef, PiscesConfig
 from ..methods.pisces.fit import neuron_signs, weight_delta
 from ..methods.pisces.surgery import Factors, layer_problem, saes_by_layer, written
@@ -125,22 +125,24 @@ class _Solved:
 def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
     """The edit with every direction that it writes replaced by a Gaussian one of the same norm.
 
-    Which rows, and how much of each, stays.
+    Which rows, and how much of each, stays. A dense change writes one direction for each input.
 
     Raises:
-        InputError: The edit has a part that is no low-rank change of weights.
+        InputError: The edit has a part that is no change of matrices.
     """
     gen = torch.Generator().manual_seed(seed)
-    down = {name: transposed for name, _, transposed in map(host.down_proj, range(host.n_layers))}
-    deltas: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank | Dense] = {}
     for part in edit.parts:
         for name, delta in getattr(part, "deltas", {"": None}).items():
-            if not isinstance(delta, LowRank):
-                raise InputError("control «random directions»: needs low-rank changes of weights; this edit has another part")
-            if down.get(name, False):
-                deltas[name] = LowRank(B=delta.B, A=redrawn(delta.A.T, gen).T.contiguous())
+            # Conv1D, the layers' linear map where there is one, holds its weight as [in out]
+            turned = host.family.transposed and name.startswith(f"{host.family.layers}.")
+            if isinstance(delta, LowRank):
+                A, B = (redrawn(delta.A.T, gen).T.contiguous(), delta.B) if turned else (delta.A, redrawn(delta.B, gen))
+                deltas[name] = LowRank(B=B, A=A)
+            elif isinstance(delta, Dense) and len(delta.shape) == 2:
+                deltas[name] = Dense(redrawn(delta.change.T, gen).T.contiguous() if turned else redrawn(delta.change, gen))
             else:
-                deltas[name] = LowRank(B=redrawn(delta.B, gen), A=delta.A)
+                raise InputError("control «random directions»: needs changes of matrices; this edit has another part")
     return control_edit([WeightsPart(deltas)], "random directions", seed)
 
 

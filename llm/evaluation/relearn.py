@@ -14,6 +14,7 @@ from torch import nn
 
 from ...base.errors import InputError, MatchedNothing
 from ...deactivate.training import LoopConfig, fit_loop
+from ..tuning.trained import matrices, training
 from .scoring import contains, score_questions
 from .texts import cut_text
 
@@ -202,19 +203,6 @@ def _full(host: "Host") -> Iterator[dict[str, nn.Parameter]]:
 
 @contextmanager
 def _lora(host: "Host", config: RelearnConfig) -> Iterator[dict[str, nn.Parameter]]:
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
-    roles = ("attention", "up_proj", "down_proj")
-    names = [n.removesuffix(".weight") for role in roles for n in host.weights(role) if n.endswith(".weight")]
-    if host.family.gate is not None:
-        names += [n.removesuffix(".weight") for n in host.weights("gate_proj")]
-    lora = LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=names, fan_in_fan_out=host.family.transposed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        tuner = LoraModel(host.model, lora, "default")
-    try:
-        yield {n: p for n, p in host.model.named_parameters() if p.requires_grad}
-    finally:
-        tuner.unload()
-        host.model.__dict__.pop("peft_config", None)
+    names = matrices(host, ("attention", "mlp"), range(host.n_layers))
+    with training(host, names, config.rank, config.rank, 0.0, config.seed) as trained:
+        yield dict(trained.params)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from planted import magic_values, planted_sae
 from tiny import tiny_host
+from tuning_kit import SETTINGS
 
 from efface.base.errors import EffaceError
 from efface.cli.main import run
@@ -95,3 +96,15 @@ def test_an_edit_of_other_saes_is_not_used(cache, ground, tmp_path) -> None:
 def test_bad_inputs_are_named(cache, ground, tmp_path, change, says) -> None:
     with pytest.raises(EffaceError, match=says):
         erasure({**ground, **change}, tmp_path / "work")
+
+
+@pytest.mark.parametrize("eraser", ["crisp", "rmu"])
+def test_erasers_that_train_stand_beside_random_directions(cache, ground, tmp_path, eraser) -> None:
+    inputs = {**ground, "eraser": eraser, "set": SETTINGS[eraser]}
+    found = erasure(inputs if eraser == "crisp" else {k: v for k, v in inputs.items() if k != "sae"}, tmp_path / "work")
+    result = Result.load(tmp_path / "work" / "result.json")
+    assert [r.name for r in result.rows] == ["base", eraser, "string filter", "random directions"]
+    base, edited, random = (result.row(n).metrics["margin_unseen"].mean for n in ("base", eraser, "random directions"))
+    assert found["unseen margin lost"] == pytest.approx(1 - edited / base)
+    assert found["random directions: unseen margin lost"] == pytest.approx(1 - random / base)
+    assert edited != random

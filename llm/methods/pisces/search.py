@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ....base.errors import InputError, MatchedNothing
 from ....base.running import progress
@@ -49,6 +49,21 @@ class Found:
         return {"best": asdict(self.best), "cells": [asdict(c) for c in self.cells], "pruned": self.pruned}
 
 
+@runtime_checkable
+class Probing(Protocol):
+    """The settings that say what an `Objective` reads."""
+
+    @property
+    def n_probe(self) -> int:
+        """Neutral texts."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of their choice."""
+        ...
+
+
 class Objective:
     """Fall of the concept's margin, neighbours' margin kept, base bits per byte over edited; all on `validation`.
 
@@ -56,7 +71,7 @@ class Objective:
         InputError: Questions are missing, or the unedited host's margin is not above 0, so that nothing can fall.
     """
 
-    def __init__(self, host: "Host", concept: "Concept", config: PiscesConfig, max_tokens: int = 48) -> None:
+    def __init__(self, host: "Host", concept: "Concept", config: Probing, max_tokens: int = 48) -> None:
         self.host, self.form = host, concept.form
         self.questions = concept.require("questions", "validation")
         self.near = concept.require("neighbour_questions", "validation")

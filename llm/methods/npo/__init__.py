@@ -1,0 +1,5 @@
+"""NPO: negative preference optimisation (Zhang et al., 2024)."""
+
+from .config import NpoConfig
+
+__all__ = ["NpoConfig"]
