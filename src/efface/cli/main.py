@@ -21,6 +21,7 @@ from ..base.errors import EffaceError, InputError
 from . import editing, evaluating, features, generating, listing, training
 from .demo import demo
 from .icons import icons_app
+from .synthetic import synthetic_app
 
 BAD_PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """Errors of the file system that come of the path that was given."""
@@ -54,6 +55,7 @@ app.command("generate")(generating.generate)
 app.command("doctor")(listing.doctor)
 app.add_typer(listing.cache_app, name="cache")
 app.add_typer(icons_app, name="icons")
+app.add_typer(synthetic_app, name="synthetic")
 app.command("demo")(demo)
 
 
