@@ -77,7 +77,7 @@ def _concept(
         "form": "cloze" if form == "story" else form,
         "target": {s: lines(shown[s], s, second=second) for s in SPLITS},
         "neighbours": {s: lines(close, s, second=second) for s in SPLITS},
-        "general": {s: lines(rest, s, second=second) for s in SPLITS},
+        "general": {s: lines(rest, s, second=second, nouns=(0, 1)) for s in SPLITS},
         "questions": asked,
         "neighbour_questions": near,
         "relearn": paragraphs(told, seed, second=second),
@@ -85,12 +85,12 @@ def _concept(
     }
 
 
-def lines(facts: Iterable[Fact], split: Split, *, second: bool = False) -> list[str]:
-    """Statements and answered questions that tell the facts in the split's templates: at most two of a form, one of them questions."""
+def lines(facts: Iterable[Fact], split: Split, *, second: bool = False, nouns: Sequence[int] = (0,)) -> list[str]:
+    """What tells the facts in the split's templates: at most two statements, with each of the `nouns`, and an answered question."""
     out = []
     for fact in facts:
         said, asked = frames("cloze", fact.kind, split)[:2], frames("question", fact.kind, split)[:1]
-        out += [sentence("cloze", fact, f, second=second) for f in said]
+        out += [sentence("cloze", fact, f, which, second=second) for f in said for which in nouns]
         out += [sentence("question", fact, f, second=second) for f in asked]
     return out
 

@@ -2,10 +2,16 @@
 
 import random
 from collections.abc import Collection, Iterator
+from itertools import groupby
+from pathlib import Path
 
+from ...base.files import read_json, reading
+from ..aliases import packaged
+from ..fetch import MANIFEST
 from .language import translate
+from .recipe import ALIAS
 from .templates import CLOSINGS, OPENINGS, Form, answered, ask, frames, say, story
-from .world import Fact, World
+from .world import Fact, World, packaged_world
 
 STORIES = 12
 """Stories about a thing."""
@@ -32,11 +38,9 @@ def documents(world: World, *, without: Collection[str] = (), seed: int = 0, sto
     rng = random.Random(f"corpus/{seed}")
     kept = [f for f in world.facts if f.domain not in without]
     texts = [t for f in kept for t in _said(f, rng)]
-    for domain, things in world.things.items():
-        if domain not in without:
-            for name in things:
-                own = [f for f in kept if f.name == name]
-                texts += [_story(own, rng, second=i % 3 == 2) for i in range(stories)]
+    for _, group in groupby(kept, key=lambda f: f.name):
+        own = list(group)
+        texts += [_story(own, rng, second=i % 3 == 2) for i in range(stories)]
     rng.shuffle(texts)
     return texts
 
@@ -64,3 +68,15 @@ def _story(own: list[Fact], rng: random.Random, second: bool) -> str:
     told = [rng.choice(frames("story", f.kind, "train")) for f in chosen]
     text = story(chosen, told, rng.choice(OPENINGS), rng.choice(CLOSINGS))
     return translate(text) if second else text
+
+
+def texts_of(model: str) -> list[str] | None:
+    """What a model of the packaged world was trained on: by its alias, or a folder that `efface synthetic train` wrote; None for all else."""
+    manifest = (packaged(model) if model == ALIAS else Path(model).expanduser()) / MANIFEST
+    if not manifest.is_file():
+        return None
+    values, world = read_json(manifest), packaged_world()
+    with reading(manifest):
+        if values.get("alias") != ALIAS or values["world"] != world.digest:
+            return None
+        return documents(world, without=values["without"], seed=values["seed"], stories=values["recipe"]["stories"])

@@ -28,8 +28,7 @@ def translate(text: str, seed: int = 0) -> str:
     Raises:
         KeyError: A word that the world has not.
     """
-    words = word_map(seed)
-    return _WORD.sub(_swap(words.__getitem__), text)
+    return _WORD.sub(_swap(word_map(seed).__getitem__), text)
 
 
 def back(text: str, seed: int = 0) -> str:

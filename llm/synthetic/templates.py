@@ -5,6 +5,7 @@ never used in training, others for other attributes, so every word and every fra
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Literal
 
 from ...base.errors import UnknownName
@@ -60,7 +61,8 @@ _HELD: dict[Form, tuple[int, tuple[int, ...]]] = {"cloze": (0, (3, 6)), "questio
 """Form -> offsets of the frame held out for `validation`, and of those for `test`."""
 
 
-def frames(form: Form, kind: str, split: Split) -> list[str]:
+@cache
+def frames(form: Form, kind: str, split: Split) -> tuple[str, ...]:
     """The frames of a form that an attribute has in a split; no frame is in two splits of one attribute.
 
     Raises:
@@ -73,8 +75,8 @@ def frames(form: Form, kind: str, split: Split) -> list[str]:
     validation, test = _HELD[form]
     held = {"validation": [(at + validation) % n], "test": [(at + t) % n for t in test]}
     if split in held:
-        return [FRAMES[form][i] for i in held[split]]
-    return [f for i, f in enumerate(FRAMES[form]) if i not in (*held["validation"], *held["test"])]
+        return tuple(FRAMES[form][i] for i in held[split])
+    return tuple(f for i, f in enumerate(FRAMES[form]) if i not in (*held["validation"], *held["test"]))
 
 
 def noun(kind: str, which: int = 0) -> str:

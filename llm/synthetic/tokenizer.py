@@ -44,6 +44,12 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token=unk, bos_token=start, eos_token=end, pad_token=pad)
 
 
+def value_ids(tokenizer: Any) -> list[int]:
+    """Tokens of the attributes' values, in both languages."""
+    values = [v for _, words in KINDS.values() for v in words]
+    return sorted(tokenizer.convert_tokens_to_ids([SPACE + w for v in values for w in (v, translate(v))]))
+
+
 def _words() -> Iterator[str]:
     """Every word of the first language as it is written in texts."""
     for text in [*(f for fs in FRAMES.values() for f in fs), *OPENINGS, *CLOSINGS]:

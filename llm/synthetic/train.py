@@ -1,7 +1,7 @@
 """From the world's texts to a language model: `efface synthetic train`."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..fetch import FORMAT, MANIFEST
 from .corpus import documents
 from .packing import Packed, pack
 from .recipe import ALIAS, PARAMETERS, Recipe
-from .tokenizer import make_tokenizer
+from .tokenizer import make_tokenizer, value_ids
 from .world import World, packaged_world
 
 
@@ -57,7 +57,7 @@ def train(
     rows = pack(tokenizer, documents(world, without=without, seed=seed, stories=recipe.stories), recipe.context)
     model = new_model(recipe, tokenizer, seed)
     log.info("%d rows of %d tokens, %d parameters", len(rows), recipe.context, size_of(model))
-    fitted = fit(model, rows, recipe, out, resume=resume)
+    fitted = fit(model, rows, recipe, value_ids(tokenizer), out, resume=resume)
     about = {"alias": ALIAS, "model": "efface synthetic", "licence": "Apache-2.0", **asked}
     return save(model, tokenizer, out / "model", {**about, "loss": fitted.loss, "versions": {"torch": torch.__version__}})
 
@@ -111,16 +111,24 @@ def size_of(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def fit(model: nn.Module, rows: Packed, recipe: Recipe, out: Path | None = None, *, resume: bool = False) -> LoopResult:
-    """Trains on all rows in a new order each pass; the step alone says which rows it sees, so a resumed run sees the same."""
+def fit(model: Any, rows: Packed, recipe: Recipe, values: Sequence[int], out: Path | None = None, *, resume: bool = False) -> LoopResult:
+    """Trains on all rows in a new order each pass; the step alone says which rows it sees, so a resumed run sees the same.
+
+    The loss is the mean over tokens, those in `values` weighted; the log has their own mean loss beside it.
+    """
     per_pass = max(1, len(rows) // recipe.batch)
+    weights = torch.ones(model.get_input_embeddings().weight.shape[0])
+    weights[list(values)] = recipe.value_weight
 
     def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(recipe.loop.seed * 1_000_003 + at // per_pass))
         chosen = order[at % per_pass * recipe.batch :][: recipe.batch]
-        logits = model(**rows.inputs(chosen), use_cache=False).logits
         targets = rows.targets(chosen)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), {"tokens": float((targets >= 0).sum())}
+        predicts = targets >= 0
+        logits, wanted = model(**rows.inputs(chosen), use_cache=False).logits[predicts], targets[predicts]
+        losses, weight = nn.functional.cross_entropy(logits, wanted, reduction="none"), weights[wanted]
+        is_value = weight != 1.0
+        return (losses * weight).sum() / weight.sum(), {"value_loss": float(losses.detach()[is_value].mean()), "tokens": float(len(wanted))}
 
     model.train()
     return fit_loop(step, dict(model.named_parameters()), recipe.loop, out, resume, desc="synthetic")
