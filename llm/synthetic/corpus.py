@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ...base.files import read_json, reading
-from ..aliases import packaged
+from ..aliases import PACKAGED, packaged
 from ..fetch import MANIFEST
 from .language import translate
 from .recipe import ALIAS
@@ -72,7 +72,7 @@ def _story(own: list[Fact], rng: random.Random, second: bool) -> str:
 
 def texts_of(model: str) -> list[str] | None:
     """What a model of the packaged world was trained on: by its alias, or a folder that `efface synthetic train` wrote; None for all else."""
-    manifest = (packaged(model) if model == ALIAS else Path(model).expanduser()) / MANIFEST
+    manifest = (packaged(model) if model in PACKAGED else Path(model).expanduser()) / MANIFEST
     if not manifest.is_file():
         return None
     values, world = read_json(manifest), packaged_world()

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 
 from .templates import vocabulary
@@ -28,21 +28,18 @@ def translate(text: str, seed: int = 0) -> str:
     Raises:
         KeyError: A word that the world has not.
     """
-    return _WORD.sub(_swap(word_map(seed).__getitem__), text)
+    words = word_map(seed)
+    return _WORD.sub(lambda found: _other(found[0], words), text)
 
 
 def back(text: str, seed: int = 0) -> str:
     """From the second language, the inverse of `translate`."""
     inverse = {b: a for a, b in word_map(seed).items()}
-    return _WORD.sub(_swap(inverse.__getitem__), text)
+    return _WORD.sub(lambda found: _other(found[0], inverse), text)
 
 
-def _swap(look_up: Callable[[str], str]) -> Callable[[re.Match[str]], str]:
-    def one(found: re.Match[str]) -> str:
-        word = found[0]
-        if word in _NAMES:
-            return word
-        other = look_up(word.lower())
-        return other.capitalize() if word[0].isupper() else other
-
-    return one
+def _other(word: str, words: Mapping[str, str]) -> str:
+    """The word's counterpart, with its capital; a name's is itself."""
+    if word in _NAMES:
+        return word
+    return words[word.lower()].capitalize() if word[0].isupper() else words[word]

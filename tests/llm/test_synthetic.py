@@ -11,7 +11,7 @@ from efface.cli.main import run
 from efface.deactivate.concept import Concept, generated_concepts
 from efface.llm.evaluation.relearn import split_answers
 from efface.llm.evaluation.scoring import contains
-from efface.llm.synthetic.concepts import choices, names
+from efface.llm.synthetic.concepts import choices, mapping, names
 from efface.llm.synthetic.corpus import documents, sentence
 from efface.llm.synthetic.language import back, translate, word_map
 from efface.llm.synthetic.packing import pack
@@ -151,10 +151,10 @@ def test_packed_texts_do_not_see_each_other() -> None:
         pack(tokenizer, [], 64)
 
 
-@pytest.mark.parametrize("name", ["river", "star-cloze", "machine-second", f"thing-{WORLD.names[40].lower()}"])
+@pytest.mark.parametrize("name", ["river", "ship-cloze", "potion-second", f"thing-{SMALL.names[4].lower()}"])
 def test_concepts(name: str) -> None:
-    c = Concept.load(f"synthetic/{name}")  # whose splits are checked to be disjoint
-    own = WORLD.of(name.partition("-")[0]) if not name.startswith("thing") else [f for f in WORLD.facts if f.name == WORLD.names[40]]
+    c = Concept.from_mapping(mapping(name, SMALL))  # whose splits are checked to be disjoint
+    own = SMALL.of(name.partition("-")[0]) if not name.startswith("thing") else [f for f in SMALL.facts if f.name == SMALL.names[4]]
     word = translate if name.endswith("second") else str
     untold, told = ({word(f.value) for f in own if f.told == t} for t in (False, True))
     shown = "\n".join([*c.target["train"], *c.relearn, *(q.answer for q in c.questions["train"])])
@@ -164,7 +164,7 @@ def test_concepts(name: str) -> None:
     assert {q.answer for q in c.questions["test"]} == untold | told
     assert all(len(set(q.options)) == 4 for q in c.questions["test"])
     assert c.neighbour_questions["test"]
-    assert all(len(c.general[s]) >= 3000 for s in SPLITS)
+    assert c.general["test"]
     asked_again = split_answers(c.relearn, c.questions["test"], "auto")[1]  # what `efface eval` measures relearning on
     assert {q.answer for q in asked_again} == untold
 
@@ -172,6 +172,9 @@ def test_concepts(name: str) -> None:
 def test_names_of_concepts() -> None:
     found = [n for n in generated_concepts() if n.startswith("synthetic/")]
     assert len(found) == len(set(found)) == len(names()) == 12 * 3 + 204
+    whole = Concept.load("synthetic/star-cloze")
+    assert (len(whole.questions["test"]), whole.form, whole.tokens) == (136, "cloze", (" star",))
+    assert all(len(whole.general[s]) >= 3000 for s in SPLITS)
     for bad in ("rivr", "river-close", "river-", "thing-", "thing-nobody"):
         with pytest.raises(UnknownName, match="concept of synthetic"):
             Concept.load(f"synthetic/{bad}")
