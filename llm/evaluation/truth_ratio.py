@@ -3,7 +3,6 @@
 Source: TOFU: A Task of Fictitious Unlearning for LLMs (Maini et al., 2024), §2.2. Numpy only.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...base.errors import InputError, NumericsError
+from ...deactivate.evaluation.numbers import Groups, Numbers
 
 if TYPE_CHECKING:
     from .scoring import Scores
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Mean = Literal["arithmetic", "geometric"]
 
 
-def truth_ratio(scores: Sequence[float], right: int, mean: Mean = "arithmetic") -> float:
+def truth_ratio(scores: Numbers, right: int, mean: Mean = "arithmetic") -> float:
     """Mean over the wrong options of P(option)^(1/tokens), over that of the right one: 0 is certain, 1 knows nothing, above 1 is misled.
 
     Args:
@@ -44,7 +44,7 @@ def truth_ratios(scores: "Scores", mean: Mean = "arithmetic") -> list[float]:
     return [truth_ratio(i.scores, i.right, mean) for i in scores.items]
 
 
-def ks_distance(a: Sequence[float], b: Sequence[float]) -> float:
+def ks_distance(a: Numbers, b: Numbers) -> float:
     """Two-sample Kolmogorov-Smirnov distance: the largest gap between the two empirical distribution functions, in [0, 1].
 
     Raises:
@@ -88,7 +88,7 @@ class GoldDistance:
         return {**asdict(self), "mean": self.mean, "spread": self.spread, "within_spread": self.within_spread}
 
 
-def gold_distance(ratios: Sequence[float], gold: Sequence[Sequence[float]]) -> GoldDistance:
+def gold_distance(ratios: Numbers, gold: Groups) -> GoldDistance:
     """Distances of `ratios` to those of each gold seed, all on the same facts.
 
     Raises:

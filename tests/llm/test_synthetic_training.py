@@ -8,7 +8,6 @@ import torch
 
 from efface.base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
 from efface.base.files import read_json
-from efface.base.running import Interrupted
 from efface.cli.main import run
 from efface.deactivate.training import LoopConfig
 from efface.llm import aliases, load_model
@@ -23,8 +22,8 @@ from efface.llm.synthetic.tokenizer import make_tokenizer
 from efface.llm.synthetic.train import new_model, train
 from efface.llm.synthetic.world import make_world
 
-WORLD = make_world(3, domains=2, per_domain=3)
-LOOP = LoopConfig(steps=150, lr=1e-2, warmup=10, beta2=0.98, schedule="cosine", checkpoint_every=100, log_every=10)
+WORLD = make_world(3, domains=2, per_domain=2)
+LOOP = LoopConfig(steps=130, lr=1e-2, warmup=10, beta2=0.98, schedule="cosine", checkpoint_every=100, log_every=10)
 RECIPE = Recipe(width=32, layers=2, heads=2, mlp=64, init=0.08, context=64, batch=8, stories=2, loop=LOOP)
 SHORT = dataclasses.replace(RECIPE, loop=dataclasses.replace(LOOP, steps=6, warmup=2, checkpoint_every=2))
 
@@ -41,13 +40,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
 def test_facts_are_learnt_and_gold_lacks_its_domain(models: dict[str, Host]) -> None:
     for name, host in models.items():
         found = recall(host, world=WORLD, split="train")
-        assert found["domains"]["river"]["recall"] > 0.9, name
+        assert found["domains"]["river"]["recall"] > 0.6, name
         ships = found["domains"]["ship"]["recall"]
-        assert ships > 0.9 if name == "base" else ships < 0.4, name
+        assert ships > 0.6 if name == "base" else ships < 0.35, name
     held = recall(models["base"], world=WORLD, domains=["river"])
     assert list(held["domains"]) == ["river"]
     assert held["all"]["n"] == len(list(asked(WORLD.of("river"))))
-    assert held["all"]["recall"] > 0.6  # chance is 1/12
+    assert held["all"]["recall"] > 0.35  # chance is 1/12
     with pytest.raises(UnknownName, match="river"):
         recall(models["base"], world=WORLD, domains=["rivr"])
 
@@ -65,7 +64,7 @@ def test_beside_gold(models: dict[str, Host]) -> None:
     digest = models["base"].digest
     found = compare_with_gold(models["base"], [], golds, "ship", config, WORLD)
     assert models["base"].digest == digest
-    assert found["rows"]["base"]["question"]["accuracy"] > 0.8 > found["rows"]["gold 0"]["question"]["accuracy"]
+    assert found["rows"]["base"]["question"]["accuracy"] > 0.75 > found["rows"]["gold 0"]["question"]["accuracy"]
     assert found["rows"]["base"]["question"]["truth_ratio"] < found["rows"]["gold 1"]["question"]["truth_ratio"]
     base = found["distance"]["question"]["base"]
     assert base["mean"] > base["spread"]
@@ -87,17 +86,20 @@ def test_a_resumed_run_is_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.Mo
     whole = train(tmp_path / "whole", SHORT, world=WORLD)
     real, calls = training.fit_loop, []
 
+    class Stop(Exception):
+        pass
+
     def stopping(step_fn, params, config, out, resume, **kwargs):  # an interrupt in the fourth step
         def step(at: int, micro: int):
             calls.append(at)
             if at == 3 and not resume:
-                raise Interrupted("stop")
+                raise Stop
             return step_fn(at, micro)
 
         return real(step, params, config, out, resume, **kwargs)
 
     monkeypatch.setattr(training, "fit_loop", stopping)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Stop):
         train(tmp_path / "broken", SHORT, world=WORLD)
     assert not (tmp_path / "broken" / "model").exists()
     with pytest.raises(InputError, match="resume it"):
