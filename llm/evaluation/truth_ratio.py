@@ -1,6 +1,6 @@
 """Truth ratios, and how far those of an edited model are from those of models that never saw the facts.
 
-Source: TOFU: A Task of Fictitious Unlearning for LLMs (Maini et al., 2024), §2.2. Numpy only.
+Source: TOFU: A Task of Fictitious Unlearning for LLMs (Maini et al., 2024). Numpy only.
 """
 
 from dataclasses import asdict, dataclass
