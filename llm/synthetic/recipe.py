@@ -10,7 +10,7 @@ ALIAS = "synthetic"
 PARAMETERS = 6_000_000
 """Most parameters that a model of the world may have, embeddings included."""
 _LOOP = LoopConfig(
-    steps=1600, lr=3e-3, warmup=100, weight_decay=0.05, beta2=0.98, schedule="cosine", checkpoint_every=200, log_every=20
+    steps=1600, lr=3e-3, warmup=100, weight_decay=0.05, beta2=0.98, schedule="cosine", checkpoint_every=100, log_every=20
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...base.errors import InputError
 from ...base.files import new_folder, read_json, save_tensors, sha256_file, write_json
-from ...base.running import log
+from ...base.running import log, quiet
 from ...deactivate.training import LoopResult, fit_loop
 from ..fetch import FORMAT, MANIFEST
 from .corpus import documents
@@ -138,7 +138,7 @@ def save(model: Any, tokenizer: Any, folder: Path, about: dict[str, Any]) -> Pat
     """Model in float16 and tokenizer as transformers saves them, and a manifest of sizes and digests, last."""
     from ...base.files import load_tensors
 
-    with new_folder(folder) as work:
+    with new_folder(folder) as work, quiet():
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         weights = load_tensors(work / "model.safetensors")

@@ -110,6 +110,7 @@ def test_a_resumed_run_is_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert calls == [0, 1, 2, 3, 2, 3, 4, 5]
     files = [read_json(f / "efface-model.json")["files"] for f in (whole, again)]
     assert files[0] == files[1]
+    monkeypatch.undo()
     other = train(tmp_path / "other", SHORT, world=WORLD, seed=1)
     assert read_json(other / "efface-model.json")["files"]["model.safetensors"] != files[0]["model.safetensors"]
 
