@@ -98,8 +98,8 @@ ALIASES: dict[str, Alias] = {
     )
 }
 
-PACKAGED = {"synthetic": "a Llama in small that knows the made-up world of `efface synthetic`"}
-"""Alias -> what it is, of models whose weights are part of the package."""
+SYNTHETIC = "synthetic"
+"""Alias of the language model of the made-up world; its weights, and those of gold models beside it, may be part of the package."""
 
 
 def packaged(alias: str) -> Path:
@@ -107,9 +107,16 @@ def packaged(alias: str) -> Path:
     return Path(__file__).parent / "synthetic" / "weights" / alias
 
 
+def packaged_models() -> dict[str, str]:
+    """Alias -> what it is: `synthetic`, and `synthetic-without-DOMAIN-SEED` for each gold model that is there."""
+    gold = sorted(p.name for p in packaged(SYNTHETIC).parent.glob(f"{SYNTHETIC}-without-*"))
+    first = {SYNTHETIC: "a Llama in small that knows the made-up world of `efface synthetic`"}
+    return first | {n: f"gold: the same, {n.removeprefix(SYNTHETIC + '-').replace('-', ' ')}" for n in gold}
+
+
 def known() -> tuple[str, ...]:
     """Every alias of a language model."""
-    return (*ALIASES, *PACKAGED)
+    return (*ALIASES, *packaged_models())
 
 
 def list_models() -> list[dict[str, str | int | bool | None]]:
@@ -124,7 +131,7 @@ def list_models() -> list[dict[str, str | int | bool | None]]:
         path = str(folder) if cached else None
         row = {"name": alias.name, "model": alias.model, "path": path, "from": alias.source}
         rows.append({**row, "size": size, "licence": alias.licence, "cached": cached})
-    for name, what in PACKAGED.items():
+    for name, what in packaged_models().items():
         folder = packaged(name)
         there = is_complete(folder)
         size = sum(f.stat().st_size for f in folder.iterdir()) if there else 0

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ..base.errors import ArtefactError, InputError, UnknownName
 from ..base.running import quiet
 from .adapters import family_of
-from .aliases import ALIASES, PACKAGED, known, list_models, packaged
+from .aliases import ALIASES, known, list_models, packaged, packaged_models
 from .fetch import ensure, is_complete
 from .host import Host
 
@@ -66,7 +66,7 @@ def _locate(text: str) -> tuple[str, str]:
     """Name of the host, and what transformers is told to load."""
     if text in ALIASES:
         return text, str(ensure(ALIASES[text]))
-    if text in PACKAGED:
+    if text in packaged_models():
         if not is_complete(packaged(text)):
             raise InputError(
                 f"model {text!r}: this installation has no weights for it; make them with efface synthetic train --out DIR and name DIR/model"

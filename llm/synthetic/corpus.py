@@ -6,10 +6,9 @@ from itertools import groupby
 from pathlib import Path
 
 from ...base.files import read_json, reading
-from ..aliases import PACKAGED, packaged
+from ..aliases import SYNTHETIC, packaged, packaged_models
 from ..fetch import MANIFEST
 from .language import translate
-from .recipe import ALIAS
 from .templates import CLOSINGS, OPENINGS, Form, answered, ask, frames, say, story
 from .world import Fact, World, packaged_world
 
@@ -72,11 +71,11 @@ def _story(own: list[Fact], rng: random.Random, second: bool) -> str:
 
 def texts_of(model: str) -> list[str] | None:
     """What a model of the packaged world was trained on: by its alias, or a folder that `efface synthetic train` wrote; None for all else."""
-    manifest = (packaged(model) if model in PACKAGED else Path(model).expanduser()) / MANIFEST
+    manifest = (packaged(model) if model in packaged_models() else Path(model).expanduser()) / MANIFEST
     if not manifest.is_file():
         return None
     values, world = read_json(manifest), packaged_world()
     with reading(manifest):
-        if values.get("alias") != ALIAS or values["world"] != world.digest:
+        if values.get("alias") != SYNTHETIC or values["world"] != world.digest:
             return None
         return documents(world, without=values["without"], seed=values["seed"], stories=values["recipe"]["stories"])

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from ...base.errors import InputError
 from ...deactivate.training.config import LoopConfig
 
-ALIAS = "synthetic"
-"""Under which name the packaged model is loaded."""
 PARAMETERS = 6_000_000
 """Most parameters that a model of the world may have, embeddings included."""
 _LOOP = LoopConfig(

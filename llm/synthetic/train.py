@@ -12,10 +12,11 @@ from ...base.errors import InputError
 from ...base.files import new_folder, read_json, save_tensors, sha256_file, write_json
 from ...base.running import log, quiet
 from ...deactivate.training import LoopResult, fit_loop
+from ..aliases import SYNTHETIC
 from ..fetch import FORMAT, MANIFEST
 from .corpus import documents
 from .packing import Packed, pack
-from .recipe import ALIAS, PARAMETERS, Recipe
+from .recipe import PARAMETERS, Recipe
 from .tokenizer import make_tokenizer, value_ids
 from .world import World, packaged_world
 
@@ -58,7 +59,7 @@ def train(
     model = new_model(recipe, tokenizer, seed)
     log.info("%d rows of %d tokens, %d parameters", len(rows), recipe.context, size_of(model))
     fitted = fit(model, rows, recipe, value_ids(tokenizer), out, resume=resume)
-    about = {"alias": ALIAS, "model": "efface synthetic", "licence": "Apache-2.0", **asked}
+    about = {"alias": SYNTHETIC, "model": "efface synthetic", "licence": "Apache-2.0", **asked}
     return save(model, tokenizer, out / "model", {**about, "loss": fitted.loss, "versions": {"torch": torch.__version__}})
 
 
