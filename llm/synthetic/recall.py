@@ -55,7 +55,7 @@ def said_right(host: "Host", items: Sequence[Asked]) -> list[bool]:
         ids, mask = host.pad([before[i] for i in chosen])
         last = mask.sum(1) - 1
         hidden = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0]
-        best = host.head(hidden[torch.arange(len(chosen)), last]).argmax(-1).tolist()
+        best = host.head(hidden[torch.arange(len(chosen), device=ids.device), last]).argmax(-1).tolist()
         for i, token in zip(chosen, best, strict=True):
             right[i] = token == whole[i][len(before[i])]
     return right
