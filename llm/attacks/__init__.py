@@ -8,9 +8,23 @@ from ... import __version__ as _version
 if TYPE_CHECKING:
     from .curves import area, half_recovery, leak
     from .protocol import Attack, AttackResult, Cost
+    from .registry import attack, attacks
     from .relearning import Relearning, RelearningConfig
+    from .suite import run_attacks
 
-__all__ = ["Attack", "AttackResult", "Cost", "Relearning", "RelearningConfig", "area", "half_recovery", "leak"]
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Cost",
+    "Relearning",
+    "RelearningConfig",
+    "area",
+    "attack",
+    "attacks",
+    "half_recovery",
+    "leak",
+    "run_attacks",
+]
 __version__ = _version
 
 _HOMES = {
@@ -20,8 +34,11 @@ _HOMES = {
     "Relearning": "relearning",
     "RelearningConfig": "relearning",
     "area": "curves",
+    "attack": "registry",
+    "attacks": "registry",
     "half_recovery": "curves",
     "leak": "curves",
+    "run_attacks": "suite",
 }
 
 

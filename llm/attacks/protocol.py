@@ -45,10 +45,13 @@ class AttackResult:
     before: Value
     """Success without the attack."""
     success: Value
-    """Success with it: the share of the concept's items that come out right, of the strongest variant."""
+    """Success with it: the share of the concept's items that come out right, of the strongest variant; where the attacker
+    takes the best variant question by question, of all of them together."""
     cost: Cost
     found: Mapping[str, Any] = field(default_factory=dict)
     """What was found: a prompt, settings of the strongest variant, curves. Plain values."""
+    recovered: tuple[bool | None, ...] = ()
+    """By question: wrong without the attack and right with it. None: the attack did not try it."""
 
     @property
     def gain(self) -> float:

@@ -73,7 +73,8 @@ class Relearning:
             InputError: The concept has no `relearn` paragraphs, or no questions in the split.
             MatchedNothing: Every paragraph or every question has a test answer in it.
         """
-        texts, questions, _ = split_answers(concept.require("relearn"), concept.require("questions", split), self.config.training.drop)
+        every = concept.require("questions", split)
+        texts, questions, _ = split_answers(concept.require("relearn"), every, self.config.training.drop)
         base = score_questions(host, questions, concept.form).accuracy
         begun = time.perf_counter()
         curves = relearning_curves(host, edits, texts, questions, concept.form, self.config)
@@ -84,7 +85,9 @@ class Relearning:
         n = len(questions)
         cost = Cost(0, sum(c.steps[-1] for *_, c in curves), sum(c.tokens[-1] for *_, c in curves), seconds)
         found = {"best": told[best], "variants": told, "base": base}
-        return AttackResult(self.name, self.level, _rate(first, n), _rate(last, n), cost, found)
+        credits = dict(zip(questions, zip(*curves[best][2].credits, strict=True), strict=True))
+        recovered = tuple(None if q not in credits else credits[q][0] < 1.0 == credits[q][1] for q in every)
+        return AttackResult(self.name, self.level, _rate(first, n), _rate(last, n), cost, found, recovered)
 
 
 def relearning_curves(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..host import Host
 
 Mode = Literal["full", "lora"]
+Credits = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class RelearnCurve:
     n_texts: int
     dropped_texts: int
     """Paragraphs left out because a test answer stands in them."""
+    credits: Credits = ((), ())
+    """Credit of each question before and after."""
 
     @property
     def area(self) -> float:
@@ -123,7 +126,7 @@ def relearn_on(
     rows = _budget([cut_text(host, t, config.length) for t in texts], host, config)
     with trainable(host, mode, config) as params:
         curve = _fit(host, form, questions, rows, params, mode, config)
-    return RelearnCurve(mode, *curve, len(questions), 0, len(rows), 0)
+    return RelearnCurve(mode, *curve[:5], len(questions), 0, len(rows), 0, curve[5])
 
 
 def split_answers(
@@ -171,11 +174,12 @@ def _fit(
     params: Mapping[str, nn.Parameter],
     mode: Mode,
     config: RelearnConfig,
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[float, float]]:
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[float, float], Credits]:
     batches = [rows[i : i + config.batch] for i in range(0, len(rows), config.batch)]
     tokens = [sum(map(len, host.token_ids(b))) for b in batches]
     every = config.every or len(batches)
     at, seen, accuracy, margin, losses = [], [], [], [], []
+    credits: list[tuple[float, ...]] = []
 
     def look(step: int) -> None:
         scores = score_questions(host, questions, form)
@@ -185,6 +189,7 @@ def _fit(
         accuracy.append(scores.accuracy)
         margin.append(scores.margin)
         if step in (0, steps):
+            credits.append(tuple(i.credit for i in scores.items))
             with torch.no_grad():
                 losses.append(sum(float(host.loss(b)) for b in batches) / len(batches))
 
@@ -197,7 +202,7 @@ def _fit(
     steps = len(batches) * config.epochs
     fit_loop(step_fn, params, LoopConfig(steps, lr, weight_decay=0.01, seed=config.seed), desc=f"relearn {mode}")
     look(steps)
-    return tuple(at), tuple(seen), tuple(accuracy), tuple(margin), (losses[0], losses[-1])
+    return tuple(at), tuple(seen), tuple(accuracy), tuple(margin), (losses[0], losses[-1]), (credits[0], credits[-1])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import typer
 
 from .. import __version__
 from ..base.errors import EffaceError, InputError
-from . import editing, evaluating, features, generating, listing, training
+from . import attacking, editing, evaluating, features, generating, listing, training
 from .demo import demo
 from .icons import icons_app
 from .synthetic import synthetic_app
@@ -49,6 +49,8 @@ app.command("apply")(editing.apply)
 app.command("undo")(editing.undo)
 app.command("export")(editing.export)
 app.command("eval")(evaluating.evaluate)
+app.command("attack")(attacking.attack)
+app.command("attacks")(attacking.attacks)
 app.command("compare")(evaluating.compare)
 app.command("bench")(evaluating.bench)
 app.command("generate")(generating.generate)

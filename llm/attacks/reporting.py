@@ -1,0 +1,41 @@
+"""From a run of attacks to files: `result.json` and `report.html`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...deactivate.evaluation.plots import Bar, Plot, bars
+from ...deactivate.evaluation.report import ReportData, render_report
+
+if TYPE_CHECKING:
+    from ...deactivate.evaluation import Result
+
+LOWER_BOUND = "a search at a small budget: its rate is a lower bound of what the attack achieves (preset=paper is the published budget)"
+
+
+def write_attacks(folder: Path, result: "Result", title: str) -> Path:
+    """Writes `result.json` and `report.html` into `folder`; returns the report's path."""
+    result.save(folder / "result.json")
+    small = [n for n, config in result.card.extra["attacks"].items() if config.get("preset") == "small"]
+    notes = [f"Not measured: {a}" for a in result.extra["absent"]]
+    notes += [f"{', '.join(small)}: {LOWER_BOUND}"] if small else []
+    data = ReportData(title=title, summary=summary(result), result=result, plots=plots(result), notes=tuple(notes))
+    return render_report(folder / "report.html", data)
+
+
+def summary(result: "Result") -> str:
+    """The sentences a hurried reader needs."""
+    told = []
+    for row in result.rows:
+        if "union" in row.metrics:
+            u = row.metrics["union"]
+            told.append(f"{row.name}: {u.mean:.0%} of {u.n} questions brought back by any attack")
+    return "; ".join(told) + "." if told else "No question was answered wrongly without an attack: there was nothing to bring back."
+
+
+def plots(result: "Result") -> tuple[Plot, ...]:
+    """Rates by attack, of the first row and of those beside it."""
+    drawn = []
+    for name, metric in result.columns().items():
+        if name == "union" or name.startswith("asr_"):
+            drawn += [Bar(f"{metric.label}, {r.name}", r.metrics[name], r.kind) for r in result.rows if name in r.metrics]
+    return (bars(drawn, "share of wrong questions brought back", "Attacks on each state, and on decoys."),) if drawn else ()
