@@ -1,6 +1,7 @@
 """Attacks that ask otherwise, round trips through grids, read-outs: each with its negative control, the host as before."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_round_trips_move_little_at_16_bits_and_restore_to_the_bit(family):
 
 
 def test_quantisation_refuses_a_gate(known):
-    gated = dataclasses.replace(weights_edit(known), gate=object())
+    gated = dataclasses.replace(weights_edit(known), gate=SimpleNamespace(digest="0"))
     with pytest.raises(InputError, match="behind a gate"):
         Quantisation(QuantisationConfig()).run(known, [gated], taught())
 
