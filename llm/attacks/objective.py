@@ -83,6 +83,7 @@ class Objective:
         self.host, self.slot, self.config, self.gates = host, slot, config, gates
         self.embedding: Any = host.model.get_input_embeddings()
         self.queries = 0
+        self.special = special_table(host.tokenizer, host.unembedding().shape[1]).tolist() if gates else []
         with torch.no_grad():
             self.head, self.tail = self.embed(slot.head), self.embed(slot.tail)
             width = max(map(len, slot.options))
@@ -163,14 +164,14 @@ class Objective:
     def _kept(self, k: int) -> Tensor:
         """Positions that gates read; a suffix counts wherever it is not the sink."""
         ids = self.slot.head + [-1] * k + self.slot.tail
-        special = self.host._special.tolist()
+        special = self.special or special_table(self.host.tokenizer, self.host.unembedding().shape[1]).tolist()
         kept = [i for i, t in enumerate(ids) if (t < 0 or not special[t]) and not (self.host.sink_is_text and i == 0)]
         return torch.tensor(kept, device=self.host.device)
 
 
 def pieces(host: "Host") -> list[str]:
     """Every token as text; empty for specials and for what is no printable ASCII."""
-    special = host._special.tolist()
+    special = special_table(host.tokenizer, host.unembedding().shape[1]).tolist()
     texts = host.tokenizer.batch_decode([[i] for i in range(len(special))])
     plain = [t.strip() for t in texts]
     return ["" if s or not p.isascii() or not p.isprintable() else p.casefold() for p, s in zip(plain, special, strict=True)]

@@ -141,24 +141,31 @@ class SuffixAttack(ABC):
 def works(host: "Host", slot: Slot, suffixes: Sequence[Sequence[int]]) -> list[bool]:
     """Whether each suffix makes the right option win, as text on the host as it stands; never with the answer in it."""
     q = slot.question
-    texts = [text_of(host, slot, ids)[0] for ids in suffixes]
+    texts = [t for t, _ in texts_of(host, slot, suffixes)]
     won = answers_to(host, [asked(q, slot.prompt(t)) for t in texts])
     return [w and q.answer.casefold().strip() not in t.casefold() for w, t in zip(won, texts, strict=True)]
 
 
 def text_of(host: "Host", slot: Slot, ids: Sequence[int]) -> tuple[str, bool]:
     """The suffix as text, and whether the prompt with it has just these tokens."""
-    text = host.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-    whole = slot.head + list(ids) + slot.tail
-    for spaced in (text, f" {text}"):
-        if host.token_ids([slot.prompt(spaced)])[0] == whole:
-            return spaced, True
-    return (text if text.startswith(" ") or not slot.head_text else f" {text}"), False
+    return texts_of(host, slot, [ids])[0]
+
+
+def texts_of(host: "Host", slot: Slot, rows: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
+    """`text_of` of many suffixes. Some tokenizers leave out the first token's space: it is put back where that gives the tokens again."""
+    plain = host.tokenizer.batch_decode([list(r) for r in rows], clean_up_tokenization_spaces=False)
+    spaced = [t if t.startswith(" ") or not slot.head_text else f" {t}" for t in plain]
+    read = host.token_ids([slot.prompt(t) for texts in (plain, spaced) for t in texts])
+    out = []
+    for i, row in enumerate(rows):
+        whole = slot.head + list(row) + slot.tail
+        out.append((plain[i], True) if read[i] == whole else (spaced[i], read[len(rows) + i] == whole))
+    return out
 
 
 def surviving(host: "Host", slot: Slot, candidates: Tensor) -> Tensor:
     """The candidates whose text has the same tokens again; all of them where there is none."""
-    kept = [i for i, c in enumerate(candidates.tolist()) if text_of(host, slot, c)[1]]
+    kept = [i for i, (_, same) in enumerate(texts_of(host, slot, candidates.tolist())) if same]
     return candidates[kept] if kept else candidates
 
 

@@ -1,6 +1,7 @@
 """Searches for suffixes: of tokens by gradient and by beam, of vectors; with gates, without budget, on a host that forgot nothing."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -97,9 +98,9 @@ def test_searches_never_get_worse_and_repeat(known, edit, name):
     assert all(p.grad is None for p in known.model.parameters())
     curve = found.found["curve"]
     assert [p["budget"] for p in curve] == marks(made.budget(), 4)
-    assert all(a["rate"] <= b["rate"] for a, b in zip(curve, curve[1:], strict=False))
+    assert all(a["rate"] <= b["rate"] for a, b in pairwise(curve))
     if name == "gcg":
-        assert all(a["loss"] >= b["loss"] for a, b in zip(curve, curve[1:], strict=False))
+        assert all(a["loss"] >= b["loss"] for a, b in pairwise(curve))
         assert curve[0]["loss"] > curve[-1]["loss"]
         assert found.cost.gradient_steps == 6 * len(found.found["attacked"])
     again = made.run(known, [edit], concept)
