@@ -33,9 +33,11 @@ def summary(result: "Result") -> str:
 
 
 def plots(result: "Result") -> tuple[Plot, ...]:
-    """Rates by attack, of the first row and of those beside it."""
+    """Rates by attack, of the first row and of its decoys."""
+    first = result.rows[0].name
+    shown = [r for r in result.rows if r.name in (first, f"{first}, decoys")]
     drawn = []
     for name, metric in result.columns().items():
         if name == "union" or name.startswith("asr_"):
-            drawn += [Bar(f"{metric.label}, {r.name}", r.metrics[name], r.kind) for r in result.rows if name in r.metrics]
-    return (bars(drawn, "share of wrong questions brought back", "Attacks on each state, and on decoys."),) if drawn else ()
+            drawn += [Bar(f"{metric.label}, {r.name}", r.metrics[name], r.kind) for r in shown if name in r.metrics]
+    return (bars(drawn, "share of wrong questions brought back", "Each attack, and the same aimed at wrong options."),) if drawn else ()
