@@ -171,7 +171,8 @@ class Objective:
 
 def pieces(host: "Host") -> list[str]:
     """Every token as text; empty for specials and for what is no printable ASCII."""
-    special = special_table(host.tokenizer, host.unembedding().shape[1]).tolist()
+    size = host.unembedding().shape[1]
+    special = special_table(host.tokenizer, size).tolist()[:size]
     texts = host.tokenizer.batch_decode([[i] for i in range(len(special))])
     plain = [t.strip() for t in texts]
     return ["" if s or not p.isascii() or not p.isprintable() else p.casefold() for p, s in zip(plain, special, strict=True)]
