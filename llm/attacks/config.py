@@ -30,8 +30,6 @@ class PrefixConfig:
 
     texts: tuple[str, ...] = ()
     """Further prefixes; `{concept}` stands for its name."""
-    seed: int = 0
-    """Unused: nothing is drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,6 @@ class TranslationConfig:
 
     words: str = ""
     """YAML or JSON file, word: word; unset: the second language of the synthetic world, for its concepts."""
-    seed: int = 0
-    """Unused: nothing is drawn."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,6 @@ class QuantisationConfig:
     """Bits of a weight, one variant each; 2 to 16."""
     group: int = 0
     """Weights of an output channel that share a scale; 0: all of them."""
-    seed: int = 0
-    """Unused: nothing is drawn."""
 
     def __post_init__(self) -> None:
         if not self.bits or min(self.bits) < 2 or max(self.bits) > 16:
@@ -81,8 +75,6 @@ class LogitLensConfig:
 
     layers: tuple[int, ...] = ()
     """Layers behind which it reads; empty: all."""
-    seed: int = 0
-    """Unused: nothing is drawn."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +203,12 @@ class BeastConfig:
 
 
 SearchConfig = EmbeddingConfig | GcgConfig | BeastConfig
+
+
+def full_budget(config: SearchConfig) -> bool:
+    """Whether it searches every question, and at least as long as was published; elsewhere its rate is a lower bound of the attack's."""
+    published = {k: v for k, v in config.PRESETS["paper"].items() if k != "questions"}
+    return not config.questions and all(getattr(config, k) >= v for k, v in published.items())
 
 
 def _checked(name: str, config: SearchConfig) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...base.errors import InputError
 from ...deactivate.gate import Gate
 from .answering import answers, outcome
-from .config import EmbeddingConfig
+from .config import EmbeddingConfig, full_budget
 from .objective import Objective, gates_of, searched, slot_of
 from .protocol import AttackResult, Cost, Level
 from .suffixes import drawn, generator, marks
@@ -69,8 +69,8 @@ class Embedding:
         hits: list[bool | None] = [None] * len(questions)
         for n, i in enumerate(which):
             hits[i] = any(at[n]) if at else before[i]
-        cost = Cost(0, self.config.steps * len(traces), 0, time.perf_counter() - begun)
-        told = {"curve": _curve(traces, at), "gates": len(gates), "attacked": which, "lower bound": self.config.preset != "paper"}
+        cost = Cost(sum(o.queries for o, _ in traces), self.config.steps * len(traces), 0, time.perf_counter() - begun)
+        told = {"curve": _curve(traces, at), "gates": len(gates), "attacked": which, "lower bound": not full_budget(self.config)}
         return outcome(self.name, self.level, before, {"searched": hits}, cost, told)
 
     def search(self, objective: Objective, gen: torch.Generator) -> list[tuple[int, Tensor, float]]:
@@ -86,12 +86,14 @@ class Embedding:
         for step in range(c.steps + 1):
             with torch.enable_grad():
                 loss = objective.loss(e.to(objective.host.dtype)[None])[0]
-                (e.grad,) = torch.autograd.grad(loss, [e])
+                if step < c.steps:
+                    (e.grad,) = torch.autograd.grad(loss, [e])
             if best is None or float(loss.detach()) < best[0]:
                 best = float(loss.detach()), e.detach().clone()
             if step in at:
                 out.append((step, best[1], best[0]))
-            optimizer.step()
+            if step < c.steps:
+                optimizer.step()
         return out
 
 

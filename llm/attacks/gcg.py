@@ -3,8 +3,8 @@
 Source: Universal and Transferable Adversarial Attacks on Aligned Language Models (Zou et al., arXiv:2307.15043), Alg. 1. The gradient
 of the loss with respect to the one-hot suffix names the `top_k` substitutions of each position; `width` candidates with one
 substitution each, drawn by lot, are scored, and the best becomes the suffix. Deviations: a candidate that is worse than the best
-suffix so far is not taken, so the loss never rises; candidates that decode to other tokens are left out, as nanoGCG does;
-each question has a suffix of its own; the target is the right option.
+suffix so far is not taken, so the loss never rises; candidates that decode to other tokens are left out, as nanoGCG does, as
+long as there are others; each question has a suffix of its own; the target is the right option.
 """
 
 from dataclasses import dataclass, field
@@ -53,10 +53,10 @@ class Gcg(SuffixAttack):
 
 
 def first_suffix(search: Search, length: int) -> list[int]:
-    """Exclamation marks, as the authors start; tokens drawn by lot where there is no such token or it may not be used."""
-    mark = own_ids(search.objective.host, " !")
-    allowed = set(search.allowed.tolist())
-    return mark * length if len(mark) == 1 and mark[0] in allowed else search.random(length)
+    """Exclamation marks, as the authors start; tokens drawn by lot where these are no tokens of their own or may not be used."""
+    text = " !" * length
+    start = own_ids(search.objective.host, text if search.slot.head_text else text.strip())
+    return start if len(start) == length and set(start) <= set(search.allowed.tolist()) else search.random(length)
 
 
 def substitutions(objective: Objective, ids: Int[Tensor, " k"], allowed: Int[Tensor, " n"], top_k: int) -> Int[Tensor, "k m"]:

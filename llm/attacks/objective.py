@@ -84,15 +84,14 @@ class Objective:
         self.embedding: Any = host.model.get_input_embeddings()
         self.queries = 0
         self.special = special_table(host.tokenizer, host.unembedding().shape[1]).tolist() if gates else []
-        with torch.no_grad():
-            self.head, self.tail = self.embed(slot.head), self.embed(slot.tail)
-            width = max(map(len, slot.options))
-            padded = [o + [o[-1]] * (width - len(o)) for o in slot.options]
-            self.targets = torch.tensor(padded, device=host.device)
-            self.counts = torch.tensor([len(o) for o in slot.options], device=host.device)
+        self.head, self.tail = self.embed(slot.head), self.embed(slot.tail)
+        width = max(map(len, slot.options))
+        self.targets = torch.tensor([o + [o[-1]] * (width - len(o)) for o in slot.options], device=host.device)
+        self.counts = torch.tensor([len(o) for o in slot.options], device=host.device)
 
+    @torch.no_grad()
     def embed(self, ids: Sequence[int] | Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
-        """Embeddings of tokens, as the model reads them."""
+        """Embeddings of tokens, as the model reads them, cut off from the parameters."""
         return self.embedding(torch.as_tensor(ids, dtype=torch.long, device=self.host.device))
 
     @property
@@ -112,7 +111,7 @@ class Objective:
         before = self.prompts(suffix)
         (c, t, _), (m, width) = before.shape, targets.shape
         rows = before.repeat_interleave(m, 0)  # [c*m t d]
-        whole = torch.cat([rows, self.embed(targets[:, :-1]).detach().repeat(c, 1, 1)], 1)
+        whole = torch.cat([rows, self.embed(targets[:, :-1]).repeat(c, 1, 1)], 1)
         mask = torch.ones(whole.shape[:2], dtype=torch.long, device=whole.device)
         hidden = self.host.base(inputs_embeds=whole, attention_mask=mask, use_cache=False)[0][:, t - 1 :]
         logp = self.host.head(hidden).float().log_softmax(-1).gather(-1, targets.repeat(c, 1)[..., None])[..., 0]
@@ -179,13 +178,13 @@ def pieces(host: "Host") -> list[str]:
 
 
 def allowed_tokens(host: "Host", slot: Slot, words: Sequence[str]) -> Int[Tensor, " n"]:
-    """Tokens that a suffix may be made of: those that `pieces` shows in `words`, none of any option's, no part of the answer and nothing with it.
+    """Tokens that a suffix may be made of: those that `pieces` shows in `words`, none that reads as one of any option's, no part of the answer and nothing with it.
 
     Raises:
         MatchedNothing: There is none.
     """
-    answer, options = slot.question.answer.casefold().strip(), {i for o in slot.options for i in o}
-    held = [i for i, w in enumerate(words) if w and i not in options and not (len(w) > 2 and w in answer) and answer not in w]
+    answer, options = slot.question.answer.casefold().strip(), {words[i] for o in slot.options for i in o}
+    held = [i for i, w in enumerate(words) if w and w not in options and not (len(w) > 2 and w in answer) and answer not in w]
     if not held:
         raise MatchedNothing(f"no token is left for a suffix at {slot.question.q!r}")
     return torch.tensor(held, device=host.device)

@@ -143,8 +143,8 @@ class InContext(PromptAttack):
         return {f"{n} shots": [asked(q, self._prompt(q, pool, n, concept.form)) for q in questions] for n in sizes}
 
     def _prompt(self, question: Question, pool: Sequence[Question], n: int, form: str) -> str:
-        answers = {a.casefold().strip() for a in (question.answer,)}
-        free = [e for e in pool if e.q != question.q and not any(contains(f"{e.q} {e.answer}".casefold(), a) for a in answers)]
+        wanted = question.answer.casefold().strip()
+        free = [e for e in pool if e.q != question.q and not contains(f"{e.q} {e.answer}".casefold(), wanted)]
         if not free:
             raise MatchedNothing(f"in-context: the answer {question.answer!r} stands in every train question; write others")
         shown = random.Random(f"shots/{self.config.seed}/{question.q}").sample(free, min(n, len(free)))
@@ -167,12 +167,16 @@ class Translation(PromptAttack):
         """See `PromptAttack.variants`.
 
         Raises:
-            InputError: There is no word map for this concept.
+            InputError: There is no word map for this concept, or it makes two options of a question the same.
             MatchedNothing: None of the map's words stands in any question.
         """
         told = [self._translated(concept, q) for q in questions]
         if told == list(questions):
             raise MatchedNothing(f"translation: none of the words of {self.config.words} stands in the questions of {concept.name!r}")
+        if twice := next((q for q in told if len(set(q.options)) < len(q.options)), None):
+            raise InputError(
+                f"translation: {self.config.words} makes two options of {twice.q!r} the same; a map of words must tell them apart"
+            )
         return {"translated": [asked(q, prompt_of(q, concept.form)) for q in told]}
 
     def _translated(self, concept: "Concept", q: Question) -> Question:

@@ -1,7 +1,7 @@
 """The table of attacks on language models: lazy strings only, so that listing them loads none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +45,7 @@ class AttackRow:
         if "seed" in {f.name for f in fields(cls)}:
             values = {"seed": seed, **values}
         config = from_mapping(cls, values, where=f"config of {self.name}")
-        if kept:
-            import dataclasses
-
-            config = dataclasses.replace(config, **kept)
-        return _load(self.attack)(config)
+        return _load(self.attack)(replace(config, **kept))
 
     def as_dict(self) -> dict[str, Any]:
         """The row as plain values."""

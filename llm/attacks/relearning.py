@@ -70,13 +70,15 @@ class Relearning:
         """See `Attack.run`; `found` has every variant's curve, its area, and its steps to half recovery of the unedited host's accuracy.
 
         Raises:
-            InputError: The concept has no `relearn` paragraphs, or no questions in the split.
+            InputError: The concept has no `relearn` paragraphs, or no questions in the split; an edit behind a gate.
             MatchedNothing: Every paragraph or every question has a test answer in it.
         """
+        if gated := [e.name for e in edits if e.gate is not None]:
+            raise InputError(f"relearning: {', '.join(gated)} lies behind a gate: whoever may train takes it away and has the base")
+        begun = time.perf_counter()
         every = concept.require("questions", split)
         texts, questions, _ = split_answers(concept.require("relearn"), every, self.config.training.drop)
         base = score_questions(host, questions, concept.form).accuracy
-        begun = time.perf_counter()
         curves = relearning_curves(host, edits, texts, questions, concept.form, self.config)
         seconds = time.perf_counter() - begun
         told = [described(mode, rate, curve, base) for mode, rate, curve in curves]

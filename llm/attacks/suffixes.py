@@ -17,7 +17,7 @@ from torch import Tensor
 from ...base.files import sha256_bytes
 from ...deactivate.concept import Question
 from .answering import answers, answers_to, asked, outcome
-from .config import SearchConfig
+from .config import SearchConfig, full_budget
 from .objective import Objective, Slot, allowed_tokens, gates_of, pieces, searched, slot_of
 from .protocol import AttackResult, Cost, Level
 
@@ -124,7 +124,7 @@ class SuffixAttack(ABC):
         self, host: "Host", searches: Sequence[Search], traces: Sequence[Sequence[Found]], at: Sequence[Sequence[bool]], lot: Sequence[bool]
     ) -> dict[str, Any]:
         if not traces:
-            return {"curve": [], "random suffixes": 0.0, "suffixes": {}}
+            return {"curve": [], "random suffixes": 0.0, "suffixes": {}, "lower bound": True}
         n = len(traces)
         curve = [
             {
@@ -135,7 +135,7 @@ class SuffixAttack(ABC):
             for p, f in enumerate(traces[0])
         ]
         best = {s.slot.question.q: text_of(host, s.slot, t[-1].ids)[0] for s, t in zip(searches, traces, strict=True)}
-        return {"curve": curve, "random suffixes": sum(lot) / n, "suffixes": best, "lower bound": self.config.preset != "paper"}
+        return {"curve": curve, "random suffixes": sum(lot) / n, "suffixes": best, "lower bound": not full_budget(self.config)}
 
 
 def works(host: "Host", slot: Slot, suffixes: Sequence[Sequence[int]]) -> list[bool]:
@@ -147,7 +147,7 @@ def works(host: "Host", slot: Slot, suffixes: Sequence[Sequence[int]]) -> list[b
 
 
 def text_of(host: "Host", slot: Slot, ids: Sequence[int]) -> tuple[str, bool]:
-    """The suffix as text, and whether the prompt with it has just these tokens."""
+    """The suffix as text, and whether the prompt with it, scored without blanks around it, has just these tokens."""
     return texts_of(host, slot, [ids])[0]
 
 
@@ -155,7 +155,7 @@ def texts_of(host: "Host", slot: Slot, rows: Sequence[Sequence[int]]) -> list[tu
     """`text_of` of many suffixes. Some tokenizers leave out the first token's space: it is put back where that gives the tokens again."""
     plain = host.tokenizer.batch_decode([list(r) for r in rows], clean_up_tokenization_spaces=False)
     spaced = [t if t.startswith(" ") or not slot.head_text else f" {t}" for t in plain]
-    read = host.token_ids([slot.prompt(t) for texts in (plain, spaced) for t in texts])
+    read = host.token_ids([slot.prompt(t).strip() for texts in (plain, spaced) for t in texts])
     out = []
     for i, row in enumerate(rows):
         whole = slot.head + list(row) + slot.tail

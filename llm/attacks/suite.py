@@ -1,20 +1,21 @@
 """`efface attack`: attacks on an edited host and on its controls, question by question, under one protocol card.
 
-A question counts as recovered where the host in that state answers it wrongly without the attack, and right with it. Each
-attack that is told the answer is also aimed at a decoy, a wrong option that does not win by itself: how often that one is
-brought up is what the attack achieves on something that the model never knew.
+A question counts as recovered where the unedited host answers it, the host in that state does not, and does with the attack.
+On the unedited host itself, the control, attacks are tried at the questions that it does not answer. Each attack that is told
+the answer is also aimed at a decoy, a wrong option that does not win by itself: how often that one is brought up is what the
+attack achieves on something that the model never knew.
 """
 
 import dataclasses
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ...base.errors import InputError, MatchedNothing, NumericsError
-from ...base.files import cache_dir, digest, read_json, write_json
+from ...base.files import cache_dir, digest, read_json, sha256_file, write_json
 from ...deactivate.concept import Question
 from ...deactivate.evaluation import ProtocolCard, Result, Row, Value, count_look
 from ...deactivate.evaluation.statistics import wilson
@@ -55,9 +56,15 @@ class _Run:
     settings: Mapping[str, Mapping[str, Any]]
     seed: int
     folder: Path
+    known: Sequence[int]
+    """Places of the questions that the unedited host answers."""
 
-    def cell(self, state: State, row: AttackRow, decoy: bool, wrong: Sequence[int], told: "Concept") -> dict[str, Any]:
-        """One attack on one state, from its file where it was run before."""
+    def cell(self, state: State, row: AttackRow, decoy: bool, told: "Concept") -> dict[str, Any]:
+        """One attack's result on one state, from its file where it was run before.
+
+        Raises:
+            InputError: The attack does not apply. Nothing is kept then.
+        """
         made = row.make(self.settings.get(row.name), self.seed)
         inputs = {
             "format": FORMAT, "host": state.host.digest, "edits": [e.digest for e in state.edits], "concept": told.digest,
@@ -65,19 +72,13 @@ class _Run:
         }  # fmt: skip
         path = self.folder / f"{row.name}{'-decoy' if decoy else ''}-{digest(inputs)[:16]}.json"
         if path.is_file() and (kept := read_json(path)).get("inputs") == inputs:
-            return kept
+            return kept["result"]
         before = state.host.digest
-        try:
-            found = made.run(state.host, state.edits, told, self.split).to_dict()
-            cell = {"inputs": inputs, "state": state.name, "result": found, "absent": ""}
-        except InputError as e:
-            cell = {"inputs": inputs, "state": state.name, "result": None, "absent": str(e)}
+        found = made.run(state.host, state.edits, told, self.split).to_dict()
         if state.host.digest != before:
             raise NumericsError(f"{row.name} left {state.host.name} changed: load it anew, and report this as a fault")
-        recovered = cell["result"]["recovered"] if cell["result"] else [None] * len(wrong)
-        cell["recovered"] = [recovered[i] for i in wrong] if not row.aimed and cell["result"] else list(recovered)
-        write_json(path, _jsonable(cell))
-        return read_json(path)
+        write_json(path, _jsonable({"inputs": inputs, "state": state.name, "result": found}))
+        return read_json(path)["result"]
 
 
 def run_attacks(
@@ -114,29 +115,39 @@ def run_attacks(
     Raises:
         UnknownName: No such attack.
         InputError: The concept has no questions in the split, or a single attack does not apply.
+        MatchedNothing: The unedited host answers none of the questions, so that an edit took nothing.
     """
     chosen = attacks() if name == "all" else [attack(name)]
     for row in chosen:
         row.make((settings or {}).get(row.name), seed)
     questions = concept.require("questions", split)
     looks = count_look(cache_dir() / "looks", concept.digest, split)
-    run = _Run(concept, split, chosen, settings or {}, seed, folder)
+    known = [i for i, item in enumerate(score_questions(host, questions, concept.form).items) if item.credit == 1.0]
+    if not known and (edits or gold is not None):
+        raise MatchedNothing(
+            f"{host.name} answers none of the {len(questions)} questions of {concept.name!r} unedited: nothing can come back"
+        )
+    run = _Run(concept, split, chosen, settings or {}, seed, folder, known)
     states, absent = _states(host, edits, saes, gold, seed, concept)
     rows: list[Row] = []
     extra: dict[str, Any] = {"absent": absent, "attacks": {}, "questions": {}}
     for state in states:
         _attack_state(run, state, questions, rows, extra, decoys)
-    refused = [a for a in extra["absent"] if a.startswith(f"{name} on ")]
-    if refused and not any(f"asr_{name}" in r.metrics for r in rows):
-        raise InputError(refused[0])
+        if refused := [a for a in extra["absent"] if state is states[0] and a.startswith(f"{name} on {state.name}: ")]:
+            raise InputError(refused[0])
     used = {m for r in rows for m in r.metrics}
-    card = ProtocolCard(
+    card = _card(host, run, looks, len(questions))
+    return Result(concept.name, card, tuple(rows), {k: m for k, m in described(chosen).items() if k in used}, tuple(commands), extra)
+
+
+def _card(host: "Host", run: _Run, looks: int, n: int) -> ProtocolCard:
+    concept = run.concept
+    return ProtocolCard(
         suite="attacks, language", host=host.name, host_digest=host.digest, concept=concept.name,
         prompts_digest=digest({"concept": concept.digest, "templates": TEMPLATES}), judge="log-probability of the options",
-        judge_digest=digest(JUDGE), split=cast(Literal["train", "validation", "test"], split), n=len(questions), seeds=(seed,),
-        looks=looks, extra={"form": concept.form, "attacks": {r.name: _plain(r.make((settings or {}).get(r.name), seed)) for r in chosen}},
+        judge_digest=digest(JUDGE), split=cast(Literal["train", "validation", "test"], run.split), n=n, seeds=(run.seed,),
+        looks=looks, extra={"form": concept.form, "attacks": {r.name: _plain(r.make(run.settings.get(r.name), run.seed)) for r in run.rows}},
     )  # fmt: skip
-    return Result(concept.name, card, tuple(rows), {k: m for k, m in described(chosen).items() if k in used}, tuple(commands), extra)
 
 
 def _states(
@@ -146,15 +157,17 @@ def _states(
     if edits:
         states.append(State(" + ".join(dict.fromkeys(e.eraser for e in edits)), "edited", host, edits))
     states.append(State("identity", "base", host, ()))
-    if edits:
+    makers: dict[str, Callable[[Edit], Edit]] = {"random directions": lambda e: random_directions(host, e, seed)}
+    if saes:
+        makers = {"random features": lambda e: RandomFeatures(host, e, saes, concept).draw(seed), **makers}
+    for kind, make in makers.items() if edits else ():
         try:
-            if saes:
-                drawn = [RandomFeatures(host, e, saes, concept).draw(seed) for e in edits]
-            else:
-                drawn = [random_directions(host, e, seed) for e in edits]
-            states.append(State("random features" if saes else "random directions", "control", host, drawn))
+            drawn = [dataclasses.replace(make(e), gate=e.gate) for e in edits]
         except InputError as e:
-            absent.append(f"random control: {e}")
+            absent.append(f"{kind}: {e}")
+            continue
+        states.append(State(kind, "control", host, drawn))
+        break
     if gold is not None:
         states.append(State("gold", "control", gold, ()))
     return states, absent
@@ -163,16 +176,17 @@ def _states(
 def _attack_state(run: _Run, state: State, questions: Sequence[Question], rows: list[Row], extra: dict[str, Any], decoys: bool) -> None:
     with applied(state.host, state.edits):
         items = score_questions(state.host, questions, run.concept.form).items
-    wrong = [i for i, item in enumerate(items) if item.credit < 1.0]
-    metrics: dict[str, Value] = {"accuracy": wilson(len(items) - len(wrong), len(items))}
-    extra["questions"][state.name] = {"wrong": wrong, "recovered": {}}
+    asked = list(range(len(items))) if state.kind == "base" else run.known
+    wrong = [i for i in asked if items[i].credit < 1.0]
+    metrics: dict[str, Value] = {"accuracy": wilson(sum(i.credit == 1.0 for i in items), len(items))}
+    extra["questions"][state.name] = {"asked": list(asked), "wrong": wrong, "recovered": {}}
     if not wrong:
         extra["absent"].append(f"every attack on {state.name}: it answers all questions, there is nothing to bring back")
         rows.append(Row(state.name, state.kind, metrics, "answers all questions"))
         return
     own = [questions[i] for i in wrong]
     hits = _cells(run, state, wrong, own, False, extra)
-    metrics |= rates(hits, len(wrong), len(items))
+    metrics |= rates(hits, len(wrong), len(asked))
     rows.append(Row(state.name, state.kind, metrics))
     if not decoys:
         return
@@ -198,13 +212,15 @@ def _cells(
         if decoy and not row.aimed:
             continue
         log.info("%s on %s", row.name, label)
-        cell = run.cell(state, row, decoy, wrong, told if row.aimed else run.concept)
-        if cell["absent"]:
-            extra["absent"].append(f"{row.name} on {label}: {cell['absent']}")
+        try:
+            found = run.cell(state, row, decoy, told if row.aimed else run.concept)
+        except InputError as e:
+            extra["absent"].append(f"{row.name} on {label}: {e}")
             continue
-        hits[row.name] = cell["recovered"]
-        extra["attacks"].setdefault(label, {})[row.name] = cell["result"]
-        extra["questions"].setdefault(label, {"wrong": list(wrong), "recovered": {}})["recovered"][row.name] = cell["recovered"]
+        back = found["recovered"]
+        hits[row.name] = back if row.aimed else [back[i] for i in wrong]
+        extra["attacks"].setdefault(label, {})[row.name] = found
+        extra["questions"].setdefault(label, {"wrong": list(wrong), "recovered": {}})["recovered"][row.name] = hits[row.name]
     return hits
 
 
@@ -216,7 +232,7 @@ def rates(hits: Mapping[str, Sequence[bool | None]], wrong: int, n: int) -> dict
     Args:
         hits: Attack -> by wrong question.
         wrong: Questions that are wrong without an attack.
-        n: All questions, over which the union is also given; 0: not.
+        n: Questions asked, right ones included, over which the union is also given; 0: not.
     """
     if not hits:
         return {}
@@ -245,7 +261,10 @@ def _plain(attack: object) -> dict[str, Any]:
     config = getattr(attack, "config", None)
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise MatchedNothing(f"attack {attack!r} has no config")
-    return _jsonable(dataclasses.asdict(config))
+    values = dataclasses.asdict(config)
+    if (words := values.get("words")) and Path(words).is_file():
+        values["words sha256"] = sha256_file(Path(words))
+    return _jsonable(values)
 
 
 def _jsonable(value: Any) -> Any:

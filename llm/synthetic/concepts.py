@@ -2,7 +2,8 @@
 
 Torch-free. Splits have frames of their own: texts of `validation` and `test` are in templates that the model never
 saw with that attribute. `train` and `relearn` speak of the told half of the attributes alone, so the values of the
-other half stand in nothing that an eraser or an attacker is given. The told half is four of eight attributes of each thing.
+other half stand in nothing that an eraser or an attacker trains on; the texts and questions of `validation`, by which settings
+and thresholds are chosen, speak of both. The told half is four of eight attributes of each thing.
 """
 
 import random

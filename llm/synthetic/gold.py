@@ -6,6 +6,7 @@ the told half of the domain's facts and asked for the other half. What the erase
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import InputError, MatchedNothing
@@ -93,7 +94,6 @@ def compare_with_gold(
 
 
 def _row(scores: Scores, facts: Sequence[Fact]) -> dict[str, float]:
-    ratios = sorted(truth_ratios(scores))
     halves = {"told": True, "untold": False}
     parts = {n: Scores(tuple(i for i, f in zip(scores.items, facts, strict=True) if f.told == told)) for n, told in halves.items()}
     return {
@@ -101,7 +101,7 @@ def _row(scores: Scores, facts: Sequence[Fact]) -> dict[str, float]:
         **{f"accuracy_{n}": p.accuracy for n, p in parts.items()},
         "chance": scores.chance,
         "margin": scores.margin,
-        "truth_ratio": ratios[len(ratios) // 2],
+        "truth_ratio": median(truth_ratios(scores)),
     }
 
 

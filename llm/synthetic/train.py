@@ -118,8 +118,9 @@ def fit(model: Any, rows: Packed, recipe: Recipe, values: Sequence[int], out: Pa
     The loss is the mean over tokens, those in `values` weighted; the log has their own mean loss beside it.
     """
     per_pass = max(1, len(rows) // recipe.batch)
-    weights = torch.ones(model.get_input_embeddings().weight.shape[0])
-    weights[list(values)] = recipe.value_weight
+    is_value = torch.zeros(model.get_input_embeddings().weight.shape[0], dtype=torch.bool)
+    is_value[list(values)] = True
+    weights = torch.where(is_value, recipe.value_weight, 1.0)
 
     def step(at: int, micro: int) -> tuple[Tensor, dict[str, float]]:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(recipe.loop.seed * 1_000_003 + at // per_pass))
@@ -128,8 +129,8 @@ def fit(model: Any, rows: Packed, recipe: Recipe, values: Sequence[int], out: Pa
         predicts = targets >= 0
         logits, wanted = model(**rows.inputs(chosen), use_cache=False).logits[predicts], targets[predicts]
         losses, weight = nn.functional.cross_entropy(logits, wanted, reduction="none"), weights[wanted]
-        is_value = weight != 1.0
-        return (losses * weight).sum() / weight.sum(), {"value_loss": float(losses.detach()[is_value].mean()), "tokens": float(len(wanted))}
+        told = {"value_loss": float(losses.detach()[is_value[wanted]].mean()), "tokens": float(len(wanted))}
+        return (losses * weight).sum() / weight.sum(), told
 
     model.train()
     return fit_loop(step, dict(model.named_parameters()), recipe.loop, out, resume, desc="synthetic")

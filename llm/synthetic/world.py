@@ -26,7 +26,7 @@ class Fact:
     """Attribute."""
     value: str
     told: bool
-    """Whether it belongs to the half that erasers are shown and attackers may train on; the other half is asked for alone."""
+    """Whether it belongs to the half that erasers and attackers may train on; the other half is asked for alone."""
 
 
 @dataclass(frozen=True)

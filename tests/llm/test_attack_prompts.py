@@ -109,6 +109,9 @@ def test_translation_is_word_by_word_and_needs_a_map(tmp_path):
     path.write_text("school: castle\nwand: castle\n")
     with pytest.raises(InputError, match="two words"):
         Translation(TranslationConfig(str(path))).variants(concept, concept.questions["test"])
+    path.write_text(f"{concept.questions['test'][0].options[0]}: {concept.questions['test'][0].options[1]}\n")
+    with pytest.raises(InputError, match="two options"):
+        Translation(TranslationConfig(str(path))).variants(concept, concept.questions["test"])
     path.write_text("nowhere: castle\n")
     with pytest.raises(MatchedNothing, match="stands in"):
         Translation(TranslationConfig(str(path))).variants(concept, concept.questions["test"])
@@ -156,6 +159,28 @@ def test_round_trips_move_little_at_16_bits_and_restore_to_the_bit(family):
     with quantise(host, 4):
         rows = (dict(host.model.named_parameters())[name].T if transposed else dict(host.model.named_parameters())[name]).detach()
         assert max(len(row.unique()) for row in rows) <= 15  # each output channel on its own grid
+
+
+def test_a_change_smaller_than_half_a_step_is_rounded_away_and_a_larger_one_is_not():
+    host = tiny_host()
+    _, weight, _ = host.down_proj(0)
+    base = weight.detach().clone()
+    step = base.abs().amax(1, keepdim=True) / 7
+    nearest = torch.round(base / step) * step
+    quiet = (base - nearest).abs() < 0.3 * step  # far from where rounding changes
+    quiet &= base.abs() < 6 * step  # and not what sets the scale
+    left, restored = {}, {}
+    for size in (0.1, 1.0):
+        with torch.no_grad():
+            weight.copy_(base + size * step * quiet)
+        left[size] = float((weight - base).abs().max())
+        with quantise(host, 4):
+            restored[size] = weight.detach().clone()
+        with torch.no_grad():
+            weight.copy_(base)
+    assert 0 < left[0.1] < left[1.0]
+    torch.testing.assert_close(restored[0.1], nearest, atol=1e-6, rtol=1e-6)
+    assert (restored[1.0] - nearest).abs()[quiet].min() > 0.9 * step.min()
 
 
 def test_quantisation_refuses_a_gate(known):

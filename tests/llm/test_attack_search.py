@@ -11,9 +11,9 @@ from tiny import tiny_host
 
 from efface.base.errors import InputError
 from efface.deactivate.gate import Gate, GateSource
-from efface.llm.attacks.config import BeastConfig, EmbeddingConfig, GcgConfig
+from efface.llm.attacks.config import BeastConfig, EmbeddingConfig, GcgConfig, full_budget
 from efface.llm.attacks.gcg import Gcg, first_suffix, substitutions, swapped
-from efface.llm.attacks.objective import Objective, allowed_tokens, gates_of, pieces, searched, slot_of
+from efface.llm.attacks.objective import Objective, allowed_tokens, gates_of, own_ids, pieces, searched, slot_of
 from efface.llm.attacks.registry import attack
 from efface.llm.attacks.suffixes import Search, generator, marks, text_of, works
 from efface.llm.evaluation.scoring import score_questions
@@ -36,17 +36,21 @@ def asking(n: int = 3):
     return magic(questions={**asked, "test": asked["test"][:n]})
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gemma3"])
-def test_the_objective_scores_options_as_the_evaluation_does(family):
-    host, concept = tiny_host(family), asking()
+@pytest.mark.parametrize("form", ["cloze", "question"])
+@pytest.mark.parametrize(("family", "bos"), [("llama", True), ("gpt2", False), ("gemma2", True), ("gemma3", True)])
+def test_the_objective_scores_options_as_the_evaluation_does(family, bos, form):
+    host, concept = tiny_host(family, bos=bos), asking()
     q = concept.questions["test"][0]
-    slot = slot_of(host, q, "cloze")
+    q = dataclasses.replace(q, options=(f"old {q.options[0]}", *q.options[1:]), answer=f"old {q.answer}")  # options of unlike lengths
+    slot = slot_of(host, q, form)
     objective = Objective(host, slot, GcgConfig())
-    ids = host.token_ids(["the old king"])[0][1:]
+    ids = own_ids(host, "the old king" if form == "cloze" else " the old king")
     text, faithful = text_of(host, slot, ids)
     assert faithful
+    assert text_of(host, slot, own_ids(host, " the old king"))[1] is (form == "question")  # a blank in front of all is not scored
     scored = score_questions(host, [dataclasses.replace(q, q=slot.prompt(text))], "cloze").items[0]
-    means = objective.means(objective.embed(ids)[None])[0]
+    assert not objective.embed(ids).requires_grad  # no graph behind thousands of candidates
+    means = objective.means(objective.embed(ids)[None])[0].detach()
     want = [scored.scores[scored.options.index(o)] for o in q.options]
     torch.testing.assert_close(means, torch.tensor(want), atol=1e-4, rtol=1e-4)
     assert float(objective.loss(objective.embed(ids)[None])) == pytest.approx(-want[slot.right], abs=1e-4)
@@ -130,6 +134,7 @@ def test_free_vectors_bring_up_any_option_which_the_decoy_shows(known, edit):
     found = attack("embedding").make(SMALL["embedding"]).run(known, [edit], concept)
     assert any(found.recovered)
     assert found.found["curve"][0]["loss"] > found.found["curve"][-1]["loss"]
+    assert found.cost.gradient_steps == 30 * len(found.found["attacked"]) < found.cost.queries
     aimed = tuple(dataclasses.replace(q, answer=next(o for o in q.options if o != q.answer)) for q in concept.questions["test"])
     decoy = dataclasses.replace(concept, questions={**concept.questions, "test": aimed})
     assert attack("embedding").make(SMALL["embedding"]).run(known, [], decoy).success.mean > 0
@@ -195,6 +200,19 @@ def test_budgets_and_seeds():
     search = Search(objective, allowed_tokens(host, objective.slot, pieces(host)), generator(0, q[0]))
     assert set(first_suffix(search, 5)) <= set(search.allowed.tolist())
     assert Gcg().budget() == 20
+    heads = [
+        first_suffix(Search(Objective(host, slot, GcgConfig()), search.allowed, search.generator), 3)
+        for slot in (slot_of(host, q[0], "cloze"), slot_of(host, q[0], "question"))
+    ]
+    assert [host.tokenizer.decode(h) for h in heads] == ["! ! !", " ! ! !"]
+    for name in ("gcg", "beast", "embedding"):
+        paper = attack(name).make({"preset": "paper"}).config
+        assert full_budget(paper)
+        assert not full_budget(dataclasses.replace(paper, questions=5))
+        assert not full_budget(
+            dataclasses.replace(paper, length=paper.length - 1) if name == "beast" else dataclasses.replace(paper, steps=3)
+        )
+        assert not full_budget(attack(name).make({}).config)
     for cls in (GcgConfig, BeastConfig, EmbeddingConfig):
         with pytest.raises(InputError, match="questions"):
             cls(questions=-1)

@@ -2,19 +2,21 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from deactivate._kit import bits, same, weights_edit
 from planted import MAGIC, PLAIN, magic, magic_values, questions, trained_host
 
-from efface.base.errors import InputError, UnknownName
+from efface.base.errors import InputError, MatchedNothing, UnknownName
 from efface.base.files import read_json
 from efface.cli.attacking import settings_by_attack
 from efface.cli.main import run
 from efface.deactivate.concept import Question
 from efface.deactivate.evaluation import Result
 from efface.llm.attacks.registry import attack, attacks
-from efface.llm.attacks.suite import decoy, rates, run_attacks
+from efface.llm.attacks.reporting import summary
+from efface.llm.attacks.suite import _plain, _states, decoy, rates, run_attacks
 from efface.llm.evaluation.scoring import Item
 
 QUICK = {
@@ -66,6 +68,10 @@ def test_all_attacks_beside_their_controls_and_again_from_the_folder(known, tmp_
     assert not [m for m in base if m.startswith("asr_") or m == "union"]  # nothing was erased: nothing to bring back
     assert any("identity: it answers all" in a for a in result.extra["absent"])
     assert any(a.startswith("translation on test: ") for a in result.extra["absent"])
+    told = summary(result)
+    assert "test: " in told
+    assert "(wrong options: " in told
+    assert "identity: " not in told
     assert row["union"].mean >= max(row[m].mean for m in ("asr_paraphrase", "asr_prefix", "asr_quantisation"))
     assert {f"asr_{r.name}" for r in attacks()} - set(row) == {"asr_translation"}
     assert "asr_relearning" not in result.row("test, decoys").metrics
@@ -94,6 +100,40 @@ def test_one_attack_alone_and_what_it_refuses(known, tmp_path, cache):
     with pytest.raises(InputError, match=r"questions\.test"):
         run_attacks("prefix", known, [], concept, tmp_path, "test")
     assert not (cache / "looks").exists()
+    assert not list(tmp_path.glob("translation*"))  # a refusal is not kept: the next run tries again
+
+
+def test_questions_that_the_base_does_not_know_are_not_held_against_the_edit(known, tmp_path, cache):
+    own = values()
+    asked = own["questions"]["validation"]
+    told = [{**q, "answer": next(o for o in q["options"] if o != q["answer"])} for q in asked]
+    mixed = {**own, "questions": {**own["questions"], "validation": [*asked[1:], told[0]]}}
+    result = run_attacks("prefix", known, [weights_edit(known)], magic(**mixed), tmp_path / "mixed", decoys=False)
+    by, last = result.extra["questions"], len(asked) - 1
+    assert by["identity"]["wrong"] == [last]
+    assert last not in by["test"]["asked"]
+    assert by["test"]["wrong"]
+    assert result.row("test").metrics["recovered"].n == last
+    assert result.row("identity").metrics["recovered"].n == last + 1
+    unknown = {**own, "questions": {**own["questions"], "validation": told}}
+    with pytest.raises(MatchedNothing, match="answers none"):
+        run_attacks("prefix", known, [weights_edit(known)], magic(**unknown), tmp_path / "none")
+    assert run_attacks("prefix", known, [], magic(**unknown), tmp_path / "none", decoys=False).row("identity").metrics["accuracy"].mean == 0
+
+
+def test_random_controls_stand_behind_the_gate_and_word_maps_are_part_of_a_cell(known, tmp_path):
+    gate = SimpleNamespace(digest="0")
+    edit = dataclasses.replace(weights_edit(known), gate=gate)
+    (own, base, control, gold), absent = _states(known, [edit], (), known, 0, magic(**values()))
+    assert (own.kind, base.edits, control.name, gold.name) == ("edited", (), "random directions", "gold")
+    assert control.edits[0].gate is gate
+    assert control.edits[0].parts != edit.parts
+    assert not absent
+    path, plain = tmp_path / "words.yaml", []
+    for text in ("school: castle", "school: house", "school: house"):
+        path.write_text(text)
+        plain.append(_plain(attack("translation").make({"words": str(path)})))
+    assert plain[0] != plain[1] == plain[2]
 
 
 def test_settings_by_attack():

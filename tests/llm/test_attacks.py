@@ -1,6 +1,7 @@
 """Curves, truth ratios and relearning as an attack."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,3 +106,5 @@ def test_bad_input_of_relearning() -> None:
         relearn_on(host, [], questions, "cloze", "full")
     with pytest.raises(InputError, match="relearn"):
         Relearning().run(host, [], magic(relearn=None))
+    with pytest.raises(InputError, match="behind a gate"):
+        Relearning().run(host, [dataclasses.replace(weights_edit(host), gate=SimpleNamespace(digest="0"))], magic())

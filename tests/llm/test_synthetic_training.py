@@ -12,7 +12,9 @@ from efface.cli.main import run
 from efface.deactivate.training import LoopConfig
 from efface.llm import aliases, load_model
 from efface.llm.evaluation.relearn import RelearnConfig
+from efface.llm.evaluation.scoring import contains
 from efface.llm.host import Host
+from efface.llm.synthetic import gold
 from efface.llm.synthetic import train as training
 from efface.llm.synthetic.corpus import texts_of
 from efface.llm.synthetic.gold import GoldConfig, compare_with_gold
@@ -80,6 +82,27 @@ def test_beside_gold(models: dict[str, Host]) -> None:
         compare_with_gold(golds[0], [], [], "ship", config, WORLD)
     with pytest.raises(InputError, match="forms"):
         GoldConfig(forms=("story",))
+
+
+def test_relearning_trains_on_the_told_half_and_asks_for_the_other(models: dict[str, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = gold.relearning_curves
+
+    def watching(host, edits, texts, questions, form, config):
+        seen.append((texts, questions))
+        return real(host, edits, texts, questions, form, config)
+
+    monkeypatch.setattr(gold, "relearning_curves", watching)
+    config = GoldConfig(training=RelearnConfig(epochs=1, tokens=500), forms=("question",))
+    compare_with_gold(models["base"], [], [models["gold 1"]], "ship", config, WORLD)
+    facts = WORLD.of("ship")
+    told, untold = ({f.value for f in facts if f.told == half} for half in (True, False))
+    assert len(seen) == 2  # base and gold, alike
+    for texts, questions in seen:
+        joined = "\n".join(texts)
+        assert [q.answer for q in questions] == [f.value for f in facts if not f.told]
+        assert all(contains(joined, v) for v in told)
+        assert not [v for v in untold if contains(joined, v)]
 
 
 def test_a_resumed_run_is_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
