@@ -137,8 +137,7 @@ class Objective:
             others = [i for i in range(means.shape[1]) if i != right]
             loss = means[:, others].logsumexp(1) - means[:, right]
         for gate in self.gates:
-            c = gate.require_threshold()
-            over = self.gate_score(gate, suffix) - c.threshold + c.dead_band + self.config.margin
+            over = self.gate_score(gate, suffix) - gate.bound + self.config.margin
             loss = loss + self.config.lam * over.clamp_min(0).to(loss)
         return loss
 

@@ -11,6 +11,7 @@ from tiny import tiny_host
 
 from efface.base.errors import InputError
 from efface.deactivate.gate import Gate, GateSource
+from efface.llm.attacks.beast import Beast
 from efface.llm.attacks.config import BeastConfig, EmbeddingConfig, GcgConfig, full_budget
 from efface.llm.attacks.gcg import Gcg, first_suffix, substitutions, swapped
 from efface.llm.attacks.objective import Objective, allowed_tokens, gates_of, own_ids, pieces, searched, slot_of
@@ -115,6 +116,25 @@ def test_searches_never_get_worse_and_repeat(known, edit, name):
     assert found.found["lower bound"]
 
 
+def test_a_beam_as_wide_as_the_vocabulary_finds_the_best_suffix(known):
+    q = asking().questions["test"][0]
+    objective = Objective(known, slot_of(known, q, "cloze"), BeastConfig())
+    few = allowed_tokens(known, objective.slot, pieces(known))[::40]
+    n = len(few)
+    every = torch.cartesian_prod(few, few)
+    losses = objective.loss(objective.embed(every))
+    best, worst = float(losses.min()), float(losses.max())
+
+    def found(beams: int, width: int):
+        made = Beast(BeastConfig(length=2, beams=beams, width=width))
+        return made.search(Search(objective, few, generator(0, q)))[-1]
+
+    wide = found(n, n)
+    assert wide.ids == tuple(every[int(losses.argmin())].tolist())
+    assert wide.loss == pytest.approx(best, abs=1e-5)
+    assert best < found(1, 1).loss <= worst  # one suffix drawn by lot
+
+
 @pytest.mark.parametrize(("name", "none"), [("gcg", {"steps": 0}), ("beast", {"length": 0}), ("embedding", {"steps": 0})])
 def test_without_a_budget_or_anything_erased_nothing_comes_back(known, edit, name, none):
     concept = asking()
@@ -168,7 +188,8 @@ def test_the_gate_is_scored_on_vectors_as_on_tokens_and_is_pushed(known, edit):
         (g,) = torch.autograd.grad(objective.gate_score(behind.gate, x).sum(), x)
     assert g.abs().sum() > 0
     free = Objective(known, slot, GcgConfig())
-    over = float((objective.gate_score(behind.gate, vectors) - behind.gate.calibration.threshold + behind.gate.calibration.dead_band) + 0.1)
+    over = float(objective.gate_score(behind.gate, vectors).detach()) - behind.gate.bound + 0.1
+    assert over > 0  # it fires: there is something to push
     difference = float((objective.loss(vectors) - free.loss(vectors)).detach())
     assert difference == pytest.approx(max(0.0, over), abs=1e-4)
 
