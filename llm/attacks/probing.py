@@ -1,7 +1,8 @@
 """Probes (L5): is the answer in the hidden states, layer by layer, though the model does not say it?
 
 A probe sees the state at the end of a prompt with one of its options, less the mean over the question's options, and tells
-right options from wrong ones; it learns that from train questions. Control after Designing and Interpreting Probes with
+right options from wrong ones; it learns that from train questions. A question whose options stand together in one of these is
+not tried: there the probe was told the answer. Control after Designing and Interpreting Probes with
 Control Tasks (Hewitt & Liang, 2019): the same probe taught that an option drawn by lot is the right one.
 """
 
@@ -9,13 +10,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...base.errors import InputError
+from ...base.errors import InputError, MatchedNothing
 from ...deactivate.concept import Question
 from .answering import answers, outcome, prompt_of
 from .config import ProbesConfig
@@ -86,6 +88,7 @@ class Probes:
 
         Raises:
             InputError: Fewer than two train questions.
+            MatchedNothing: All questions have the options of a train question.
         """
         from ..evaluation.suite import applied
 
@@ -94,18 +97,24 @@ class Probes:
         if len(known) < LEAST:
             raise InputError(f"probes: {concept.name!r} has {len(known)} train question; a probe learns from at least {LEAST}")
         layers = chosen_layers(host, self.config.layers)
+        told = {frozenset(q.options) for q in known}
+        tried = [frozenset(q.options) not in told for q in questions]
+        if not any(tried):
+            raise MatchedNothing(
+                f"probes: every question has the options of a train question, which tells a probe its answer: {questions[0].q!r}"
+            )
         with applied(host, edits):
             before = answers(host, questions, concept.form)
             read, taught = (_states(host, pool, concept.form, layers) for pool in (questions, known))
         hits, found = {}, {}
         for kind in self.config.kinds:
             best = self._layer(taught, len(layers), kind)
-            by_layer = [_mean(self._hits(taught, read, i, kind)) for i in range(len(layers))]
-            hits[kind] = self._hits(taught, read, best, kind)
+            by_layer = [_mean(list(compress(self._hits(taught, read, i, kind), tried))) for i in range(len(layers))]
+            hits[kind] = [h if t else None for h, t in zip(self._hits(taught, read, best, kind), tried, strict=True)]
             lot = _Read(taught.states, [_lot(i, len(s), self.config.seed) for i, s in enumerate(taught.states)])
             found[kind] = {
                 "layer": layers[best], "layers": layers, "by layer": by_layer,
-                "control": _mean(self._hits(lot, read, best, kind)),
+                "control": _mean(list(compress(self._hits(lot, read, best, kind), tried))),
             }  # fmt: skip
         return outcome(self.name, self.level, before, hits, Cost(seconds=time.perf_counter() - begun), {"probes": found})
 

@@ -242,6 +242,13 @@ def test_probes_want_train_questions(known):
     found = Probes(ProbesConfig(steps=20)).run(known, [], taught())
     assert set(found.found["probes"]) == {"linear", "mlp"}
     assert all(0 <= p["control"] <= 1 and len(p["by layer"]) == known.n_layers for p in found.found["probes"].values())
+    concept = taught()
+    again = Question("and now she has a", tuple(reversed(concept.questions["train"][0].options)), concept.questions["train"][0].answer)
+    mixed = dataclasses.replace(concept, questions={**concept.questions, "test": (again, *concept.questions["test"])})
+    tried = Probes(ProbesConfig(steps=20)).run(known, [], mixed)
+    assert [r is None for r in tried.recovered] == [True] + [False] * len(concept.questions["test"])  # the probe was told that one
+    with pytest.raises(MatchedNothing, match="options of a train question"):
+        Probes().run(known, [], dataclasses.replace(mixed, questions={**concept.questions, "test": (again,)}))
     one = Question("a", ("b", "c"), "b")
     with pytest.raises(InputError, match="at least 2"):
         Probes().run(known, [], dataclasses.replace(taught(), questions={**taught().questions, "train": (one,)}))
