@@ -19,7 +19,7 @@ from .suffixes import Found, Search, SuffixAttack, marks
 class Beast(SuffixAttack):
     """The attack."""
 
-    config: BeastConfig = field(default_factory=BeastConfig)
+    config: BeastConfig = field(default_factory=BeastConfig)  # type: ignore[reportIncompatibleVariableOverride]  # frozen: no other can be put there
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from .suffixes import Found, Search, SuffixAttack, marks, surviving
 class Gcg(SuffixAttack):
     """The attack."""
 
-    config: GcgConfig = field(default_factory=GcgConfig)
+    config: GcgConfig = field(default_factory=GcgConfig)  # type: ignore[reportIncompatibleVariableOverride]  # frozen: no other can be put there
 
     @property
     def name(self) -> str:

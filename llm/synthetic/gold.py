@@ -119,7 +119,7 @@ def _relearning(
     base_host = states["base"][0]
     base = score_questions(base_host, asked, "question").accuracy
     plan = RelearningConfig(config.modes, (1.0,), config.training)
-    curves: dict[str, dict[str, RelearnCurve]] = {m: {} for m in config.modes}
+    curves: dict[Mode, dict[str, RelearnCurve]] = {m: {} for m in config.modes}
     for name, (host, edits) in states.items():
         for mode, _, curve in relearning_curves(host, edits, texts, asked, "question", plan):
             curves[mode][name] = curve

@@ -85,13 +85,14 @@ def test_gradient_names_substitutions_that_lower_the_loss_to_first_order(known):
 
 def test_suffixes_hold_neither_answers_nor_specials(known):
     words = pieces(known)
-    for q in asking(6).questions["test"]:
-        slot = slot_of(known, q, "cloze")
+    slots = [slot_of(known, q, "cloze") for q in asking(6).questions["test"]]
+    for slot in slots:
+        q = slot.question
         texts = {words[i] for i in allowed_tokens(known, slot, words).tolist()}
         assert not texts & {"", *(o.casefold() for o in q.options)}
         assert not any(q.answer.casefold() in t for t in texts)
-    cheat = known.token_ids([f"the {slot.question.answer}"])[0][1:]
-    assert works(known, slot, [cheat]) == [False]
+    cheat = known.token_ids([f"the {slots[-1].question.answer}"])[0][1:]
+    assert works(known, slots[-1], [cheat]) == [False]
 
 
 @pytest.mark.parametrize("name", ["gcg", "beast"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from deactivate._kit import bits, same, weights_edit
@@ -28,7 +29,7 @@ QUICK = {
 }
 
 
-def values():
+def values() -> dict[str, Any]:
     asked = questions(MAGIC, PLAIN)
     return magic_values(questions={**asked, "train": list(asked["test"]), "test": [], "validation": asked["validation"]})
 
