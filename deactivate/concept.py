@@ -21,7 +21,7 @@ KEYS = (
     *("format", "name", "kind", "form", "target", "neighbours", "general", "anchor", "synonyms", "tokens"),
     *("questions", "neighbour_questions", "relearn", "judge"),
 )
-GENERATED = {"icons": "t2i.icons.concepts"}
+GENERATED = {"icons": "t2i.icons.concepts", "synthetic": "llm.synthetic.concepts"}
 """First part of a name (`icons/dog`) -> module whose `mapping(rest)` makes the concept and whose `names()` lists them."""
 _HOW = {
     "target": "target: {%s: [a sentence that shows it, …]}",

@@ -1,6 +1,7 @@
 """Models with an alias: the wheels that hold them, licence, sizes and digests. Torch-free."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..base.files import cache_dir
 
@@ -97,6 +98,26 @@ ALIASES: dict[str, Alias] = {
     )
 }
 
+SYNTHETIC = "synthetic"
+"""Alias of the language model of the made-up world; its weights, and those of gold models beside it, may be part of the package."""
+
+
+def packaged(alias: str) -> Path:
+    """Where the package keeps the weights of an alias; the folder may be missing."""
+    return Path(__file__).parent / "synthetic" / "weights" / alias
+
+
+def packaged_models() -> dict[str, str]:
+    """Alias -> what it is: `synthetic`, and `synthetic-without-DOMAIN-SEED` for each gold model that is there."""
+    gold = sorted(p.name for p in packaged(SYNTHETIC).parent.glob(f"{SYNTHETIC}-without-*"))
+    first = {SYNTHETIC: "a Llama in small that knows the made-up world of `efface synthetic`"}
+    return first | {n: f"gold: the same, {n.removeprefix(SYNTHETIC + '-').replace('-', ' ')}" for n in gold}
+
+
+def known() -> tuple[str, ...]:
+    """Every alias of a language model."""
+    return (*ALIASES, *packaged_models())
+
 
 def list_models() -> list[dict[str, str | int | bool | None]]:
     """One row an alias: name, model, path (None until cached), where from, bytes once cached, licence, cached."""
@@ -110,4 +131,11 @@ def list_models() -> list[dict[str, str | int | bool | None]]:
         path = str(folder) if cached else None
         row = {"name": alias.name, "model": alias.model, "path": path, "from": alias.source}
         rows.append({**row, "size": size, "licence": alias.licence, "cached": cached})
+    for name, what in packaged_models().items():
+        folder = packaged(name)
+        there = is_complete(folder)
+        size = sum(f.stat().st_size for f in folder.iterdir()) if there else 0
+        origin = "in the package" if there else "efface synthetic train"
+        row = {"name": name, "model": what, "path": str(folder) if there else None, "from": origin}
+        rows.append({**row, "size": size, "licence": "Apache-2.0", "cached": there})
     return rows

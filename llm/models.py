@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ..base.errors import ArtefactError, InputError, UnknownName
 from ..base.running import quiet
 from .adapters import family_of
-from .aliases import ALIASES, list_models
-from .fetch import ensure
+from .aliases import ALIASES, known, list_models, packaged, packaged_models
+from .fetch import ensure, is_complete
 from .host import Host
 
 __all__ = ["DTYPES", "list_models", "load_model"]
@@ -66,6 +66,12 @@ def _locate(text: str) -> tuple[str, str]:
     """Name of the host, and what transformers is told to load."""
     if text in ALIASES:
         return text, str(ensure(ALIASES[text]))
+    if text in packaged_models():
+        if not is_complete(packaged(text)):
+            raise InputError(
+                f"model {text!r}: this installation has no weights for it; make them with efface synthetic train --out DIR and name DIR/model"
+            )
+        return text, str(packaged(text))
     folder = Path(text).expanduser()
     if folder.is_dir():
         return text, str(_checked_folder(folder))
@@ -73,7 +79,7 @@ def _locate(text: str) -> tuple[str, str]:
         raise InputError(f"model {text!r} is not a folder; name a folder with config.json and *.safetensors, an alias or a hub id")
     if _HUB_ID.fullmatch(text):
         return text, text
-    raise UnknownName("model", text, ALIASES, "Or name a local folder, or a hub id owner/name")
+    raise UnknownName("model", text, known(), "Or name a local folder, or a hub id owner/name")
 
 
 def _checked_folder(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 Rules: design.md §5, pisces.md §6.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..host import Host
 
 Mode = Literal["full", "lora"]
+Credits = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class RelearnConfig:
     """
     seed: int = 0
     """Order of paragraphs, initial LoRA factors."""
+    every: int = 0
+    """Steps between measurements; 0: one after each epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "tokens", "length", "batch", "rank"):
-            if getattr(self, name) < 1:
-                raise InputError(f"relearn: {name} must be at least 1, {getattr(self, name)} found")
+        for name, least in (("epochs", 1), ("tokens", 1), ("length", 1), ("batch", 1), ("rank", 1), ("every", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"relearn: {name} must be at least {least}, {getattr(self, name)} found")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class RelearnCurve:
     """Accuracy and margin on the concept's questions as fine-tuning goes on."""
 
     mode: Mode
+    steps: tuple[int, ...]
+    """Optimiser steps so far, from 0."""
     tokens: tuple[int, ...]
     """Tokens seen so far, from 0."""
     accuracy: tuple[float, ...]
@@ -73,6 +79,8 @@ class RelearnCurve:
     n_texts: int
     dropped_texts: int
     """Paragraphs left out because a test answer stands in them."""
+    credits: Credits = ((), ())
+    """Credit of each question before and after."""
 
     @property
     def area(self) -> float:
@@ -95,13 +103,31 @@ def relearn(host: "Host", concept: "Concept", mode: str, config: RelearnConfig |
         MatchedNothing: Every paragraph, or every question, was left out.
     """
     config = config or RelearnConfig()
+    texts, questions, counts = split_answers(concept.require("relearn"), concept.require("questions", split), config.drop)
+    curve = relearn_on(host, texts, questions, concept.form, mode, config)
+    return dataclasses.replace(curve, dropped_texts=counts[0], dropped_items=counts[1])
+
+
+def relearn_on(
+    host: "Host", texts: Sequence[str], questions: Sequence["Question"], form: str, mode: str, config: RelearnConfig | None = None
+) -> RelearnCurve:
+    """Fine-tunes the host as it stands on `texts`, measures `questions` on the way, and puts its weights back.
+
+    Nothing is left out: that no answer stands in a text is the caller's business (`split_answers`).
+
+    Raises:
+        InputError: The mode is unknown.
+        MatchedNothing: No text, or no question.
+    """
+    config = config or RelearnConfig()
     if mode != "full" and mode != "lora":
         raise InputError(f"relearn: mode must be full or lora, {mode!r} found")
-    texts, questions, counts = split_answers(concept.require("relearn"), concept.require("questions", split), config.drop)
+    if not texts:
+        raise MatchedNothing("relearn: no texts to train on")
     rows = _budget([cut_text(host, t, config.length) for t in texts], host, config)
     with trainable(host, mode, config) as params:
-        seen, accuracy, margin, losses = _fit(host, concept, questions, rows, params, mode, config)
-    return RelearnCurve(mode, seen, accuracy, margin, losses, len(questions), counts[1], len(rows), counts[0])
+        curve = _fit(host, form, questions, rows, params, mode, config)
+    return RelearnCurve(mode, *curve[:5], len(questions), 0, len(rows), 0, curve[5])
 
 
 def split_answers(
@@ -143,27 +169,33 @@ def _budget(texts: Sequence[str], host: "Host", config: RelearnConfig) -> list[s
 
 def _fit(
     host: "Host",
-    concept: "Concept",
+    form: str,
     questions: Sequence["Question"],
     rows: Sequence[str],
     params: Mapping[str, nn.Parameter],
     mode: Mode,
     config: RelearnConfig,
-) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[float, float]]:
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[float, float], Credits]:
     batches = [rows[i : i + config.batch] for i in range(0, len(rows), config.batch)]
     tokens = [sum(map(len, host.token_ids(b))) for b in batches]
-    seen, accuracy, margin, losses = [], [], [], []
+    every = config.every or len(batches)
+    at, seen, accuracy, margin, losses = [], [], [], [], []
+    credits: list[tuple[float, ...]] = []
 
     def look(step: int) -> None:
-        scores = score_questions(host, questions, concept.form)
-        seen.append(sum(tokens) * (step // len(batches)))
+        scores = score_questions(host, questions, form)
+        passes, rest = divmod(step, len(batches))
+        at.append(step)
+        seen.append(sum(tokens) * passes + sum(tokens[:rest]))
         accuracy.append(scores.accuracy)
         margin.append(scores.margin)
-        with torch.no_grad():
-            losses.append(sum(float(host.loss(b)) for b in batches) / len(batches))
+        if step in (0, steps):
+            credits.append(tuple(i.credit for i in scores.items))
+            with torch.no_grad():
+                losses.append(sum(float(host.loss(b)) for b in batches) / len(batches))
 
     def step_fn(step: int, micro: int) -> torch.Tensor:
-        if step % len(batches) == 0:
+        if step % every == 0:
             look(step)
         return host.loss(batches[step % len(batches)])
 
@@ -171,7 +203,7 @@ def _fit(
     steps = len(batches) * config.epochs
     fit_loop(step_fn, params, LoopConfig(steps, lr, weight_decay=0.01, seed=config.seed), desc=f"relearn {mode}")
     look(steps)
-    return tuple(seen), tuple(accuracy), tuple(margin), (losses[0], losses[-1])
+    return tuple(at), tuple(seen), tuple(accuracy), tuple(margin), (losses[0], losses[-1]), (credits[0], credits[-1])
 
 
 @contextmanager

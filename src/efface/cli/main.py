@@ -18,9 +18,10 @@ import typer
 
 from .. import __version__
 from ..base.errors import EffaceError, InputError
-from . import editing, evaluating, features, generating, listing, training
+from . import attacking, editing, evaluating, features, generating, listing, training
 from .demo import demo
 from .icons import icons_app
+from .synthetic import synthetic_app
 
 BAD_PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """Errors of the file system that come of the path that was given."""
@@ -48,12 +49,15 @@ app.command("apply")(editing.apply)
 app.command("undo")(editing.undo)
 app.command("export")(editing.export)
 app.command("eval")(evaluating.evaluate)
+app.command("attack")(attacking.attack)
+app.command("attacks")(attacking.attacks)
 app.command("compare")(evaluating.compare)
 app.command("bench")(evaluating.bench)
 app.command("generate")(generating.generate)
 app.command("doctor")(listing.doctor)
 app.add_typer(listing.cache_app, name="cache")
 app.add_typer(icons_app, name="icons")
+app.add_typer(synthetic_app, name="synthetic")
 app.command("demo")(demo)
 
 

@@ -71,12 +71,12 @@ def load_any_host(model: str, dtype: str, device: str, *, whole: bool = False) -
 
 def _language_host(model: str, dtype: str, device: str) -> "Host":
     """A language model; a name that can be none is refused before anything heavy is loaded."""
-    from ..llm.aliases import ALIASES
+    from ..llm.aliases import known
     from ..t2i.aliases import ALIASES as IMAGE_ALIASES
     from ..t2i.aliases import HUB_ID
 
-    if model not in ALIASES and not model.startswith((".", "/", "~")) and not Path(model).exists() and not HUB_ID.fullmatch(model):
-        raise UnknownName("model", model, (*ALIASES, *IMAGE_ALIASES), "Or name a local folder, or a hub id owner/name")
+    if model not in known() and not model.startswith((".", "/", "~")) and not Path(model).exists() and not HUB_ID.fullmatch(model):
+        raise UnknownName("model", model, (*known(), *IMAGE_ALIASES), "Or name a local folder, or a hub id owner/name")
     from ..llm.models import load_model
 
     return load_model(model, dtype=dtype, device=resolve_device(device))

@@ -33,7 +33,7 @@ def train(
         str,
         typer.Option(
             "--corpus",
-            help="embedded (texts; for the miniature its prompts), a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line.",
+            help="embedded (texts; for the miniature its prompts, for the synthetic world its texts), a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line.",
         ),
     ] = "embedded",
     positions: Annotated[
@@ -65,6 +65,7 @@ def _trained(
     model: str, points: list[str], corpus: str, out: Path, values: dict[str, Any], place: tuple[str, str], options: dict[str, Any]
 ) -> "dict[str, SAE]":
     """Hook point -> SAE, on texts, or on pictures that are drawn where the hook points lie in a denoiser."""
+    from ..llm.synthetic.corpus import texts_of
     from ..sae.config import TrainConfig
     from ..sae.recipes import train_on_host
     from ..t2i.aliases import embedded_prompts, is_pipeline
@@ -76,7 +77,7 @@ def _trained(
     options["config"], drawing = from_mapping(TrainConfig, values, where="--set"), from_mapping(DrawingConfig, of_drawing, where="--set")
     if draws and options.pop("positions") is not None:
         raise InputError("--positions: of prompts, and the hook points lie in the denoiser; --set halves=… says which rows are read there")
-    texts = embedded_prompts(model) if corpus == "embedded" and pipeline else corpus
+    texts = (embedded_prompts(model) if pipeline else texts_of(model) or corpus) if corpus == "embedded" else corpus
     host = o.load_any_host(model, *place)
     if not draws:
         return train_on_host(host, texts, points, out, **options)
