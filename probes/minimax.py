@@ -50,7 +50,9 @@ class RlaceConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, {getattr(self, name)} found")
         if not (self.lr > 0 and min(self.tol, self.grad_tol, self.l2) >= 0):
-            raise InputError(f"lr must be above 0, tol, grad_tol and l2 at least 0; {self.lr}, {self.tol}, {self.grad_tol}, {self.l2} found")
+            raise InputError(
+                f"lr must be above 0, tol, grad_tol and l2 at least 0; {self.lr}, {self.tol}, {self.grad_tol}, {self.l2} found"
+            )
 
 
 @dataclass(frozen=True, eq=False)

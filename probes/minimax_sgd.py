@@ -67,7 +67,7 @@ def rlace_sgd(x: Float[Tensor, "n d"], y: Int[Tensor, " n"], config: RlaceSgdCon
             loss, found = _look(board, m, k, config)
             if loss > best:
                 best, kept = loss, m
-            accuracy = min(accuracy, found)
+            accuracy = min(accuracy, found, key=lambda a: abs(a - majority))
             if turn > 1 and abs(accuracy - majority) < config.eps:
                 break
     return Game(board.eraser(kept, k), best, board.entropy, turn + 1, torch.linalg.eigvalsh(kept).flip(0))

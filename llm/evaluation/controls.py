@@ -12,8 +12,8 @@ import torch
 from ...base.config import from_mapping
 from ...base.errors import InputError, MatchedNothing
 from ...deactivate.edit import Edit
-from ...deactivate.evaluation.controls import control_edit, redrawn
-from ...deactivate.parts import LowRank, WeightsPart
+from ...deactivate.evaluation.controls import control_edit, random_projection, redrawn
+from ...deactivate.parts import LowRank, Part, ProjectionPart, WeightsPart
 from ..methods.pisces.config import FeatureRef, PiscesConfig
 from ..methods.pisces.fit import neuron_signs, weight_delta
 from ..methods.pisces.surgery import Factors, layer_problem, saes_by_layer, written
@@ -125,15 +125,16 @@ class _Solved:
 def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
     """The edit with every direction that it writes replaced by a Gaussian one of the same norm.
 
-    Which rows, and how much of each, stays.
+    Which rows, and how much of each, stays. A projection becomes an orthogonal one of equal rank on random directions.
 
     Raises:
-        InputError: The edit has a part that is no low-rank change of weights.
+        InputError: The edit has a part that is neither a projection nor a low-rank change of weights.
     """
     gen = torch.Generator().manual_seed(seed)
     down = {name: transposed for name, _, transposed in map(host.down_proj, range(host.n_layers))}
     deltas: dict[str, LowRank] = {}
-    for part in edit.parts:
+    parts: list[Part] = [random_projection(p, gen) for p in edit.parts if isinstance(p, ProjectionPart)]
+    for part in (p for p in edit.parts if not isinstance(p, ProjectionPart)):
         for name, delta in getattr(part, "deltas", {"": None}).items():
             if not isinstance(delta, LowRank):
                 raise InputError("control «random directions»: needs low-rank changes of weights; this edit has another part")
@@ -141,7 +142,7 @@ def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
                 deltas[name] = LowRank(B=delta.B, A=redrawn(delta.A.T, gen).T.contiguous())
             else:
                 deltas[name] = LowRank(B=redrawn(delta.B, gen), A=delta.A)
-    return control_edit([WeightsPart(deltas)], "random directions", seed)
+    return control_edit([*parts, *([WeightsPart(deltas)] if deltas else [])], "random directions", seed)
 
 
 def _layer(feature: Mapping[str, object]) -> int:
