@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "src/efface", "sae", "sae/sources", "sae/sparse", "sae/evidence", "deactivate", "deactivate/training", "deactivate/evaluation",
-    "llm", "llm/evaluation", "llm/methods/pisces",
+    "probes", "llm", "llm/evaluation", "llm/methods/pisces",
 )  # fmt: skip
 HEAD = """# Public names
 
