@@ -2,7 +2,7 @@
 
     python benchmarks/glove.py [--quick] [--json FILE] [--peer rlace-icml/] [--peer concept-erasure/]
 
-The task is that of Ravfogel et al. (ICML 2022, section 5.1) on OTHER vectors: GloVe 6B, 50 dimensions, where the paper has 42B, 300 dimensions, so
+The task is that of Ravfogel et al. (ICML 2022) on OTHER vectors: GloVe 6B, 50 dimensions, where the paper has 42B, 300 dimensions, so
 figures must not be set beside its own. The 150,000 most frequent words that are letters alone, the 7,500 with the largest projection on he - she
 and the 7,500 with the smallest, are dealt to five folds; every eraser and every probe is fitted on four and scored on the fifth, so that all 15,000
 words are held out once. The label thus is a linear function of the vector before anything is erased. SimLex-999 is not packaged anywhere and is left out.

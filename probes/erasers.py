@@ -69,7 +69,7 @@ def shrunk(m: Moments) -> Moments:
     """The moments with Sigma_XX shrunk towards tr(Sigma)/d I, the best linear mix as n and d grow together.
 
     On the strong convergence of the optimal linear shrinkage estimator for large dimensional covariance matrix (Bodnar et al.,
-    2014), Theorem 3.1, with the identity's multiple of equal trace as target. For few vectors a dimension; LEACE guards exactly
+    2014), with the identity's multiple of equal trace as target. For few vectors a dimension; LEACE guards exactly
     with either, since any positive definite matrix in the place of Sigma_XX does.
     """
     s, d = m.xx * ((m.n - 1) / m.n), len(m.xx)
@@ -107,7 +107,8 @@ def orthogonal(m: Moments, *, k: int | None = None, affine: bool = True, tol: fl
 def mean_projection(means: Float[Tensor, "k d"], *, tol: float = 1e-10) -> AffineEraser:
     """Removes the span of differences of class means; keeps their mean. The same projection as `orthogonal` of one-hot labels.
 
-    A closer look at linear mean projection (Haghighatkhah et al., EMNLP 2022), for two classes.
+    Better hit the nail on the head than beat around the bush: removing protected attributes with a single projection (Haghighatkhah
+    et al., EMNLP 2022), for two classes.
 
     Raises:
         MatchedNothing: Fewer than two classes.
@@ -122,7 +123,7 @@ def mean_projection(means: Float[Tensor, "k d"], *, tol: float = 1e-10) -> Affin
 def regression(x: Float[Tensor, "n d"], y: Float[Tensor, "n m"]) -> AffineEraser:
     """Max-min of least squares: removes colspace(XᵀY), after which the best linear predictor without intercept is 0.
 
-    Linear Adversarial Concept Erasure (Ravfogel et al., ICML 2022, corrected version), section 3.1. Uncentred; centre both for predictors
+    Linear Adversarial Concept Erasure (Ravfogel et al., ICML 2022, corrected version), section 3. Uncentred; centre both for predictors
     with an intercept, then it is `orthogonal`.
 
     Raises:
@@ -138,7 +139,7 @@ def regression(x: Float[Tensor, "n d"], y: Float[Tensor, "n m"]) -> AffineEraser
 def rayleigh(a: Float[Tensor, "d d"], k: int, *, which: Literal["largest", "smallest"] = "largest") -> AffineEraser:
     """Removes k eigenvectors of A, for predictors that are judged by a Rayleigh quotient: PCA, partial least squares (A = XᵀyyᵀX).
 
-    The paper (as `regression`, section 3.2) writes the SMALLEST for its max-min value; a predictor that maximises the quotient, which is the
+    The paper (as `regression`) writes the SMALLEST for its max-min value; a predictor that maximises the quotient, which is the
     use that matters and that its proof about INLP takes, is beaten by removing the LARGEST.
 
     Raises:

@@ -14,7 +14,7 @@ from ..base.errors import InputError
 from .scores import check_labels
 
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
-"""Ends of the blocks that are sent, as shares of all labels (Voita & Titov, 2020, section 3.2)."""
+"""Ends of the blocks that are sent, as shares of all labels (Voita & Titov, 2020)."""
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ def description_length(
 ) -> Description:
     """Online code length of the labels: each block is coded by a probe fitted on all blocks before it, the first one uniformly.
 
-    Information-Theoretic Probing with Minimum Description Length (Voita & Titov, EMNLP 2020), section 3.2: t_1 log2 k
+    Information-Theoretic Probing with Minimum Description Length (Voita & Titov, EMNLP 2020), online code: t_1 log2 k
     - sum over blocks of log2 p(y_block | x_block). Probabilities are mixed with 1/1000 of the uniform ones, so that a sure and
     wrong probe costs about 10 bits a label and not infinitely many. A block ends at least at `least` labels, and where the
     labels so far hold every class.

@@ -13,6 +13,9 @@ from .fantope import fantope, top_eigenvectors
 from .linear import softmax_fit
 from .scores import check_labels
 
+Predictor = tuple[Tensor, Tensor]
+"""Weights [k d] and biases [k]."""
+
 
 @dataclass(frozen=True)
 class RlaceConfig:
@@ -128,9 +131,10 @@ class Board:
         """X (I - B M Bᵀ)."""
         return self.x - self.inside @ m @ self.basis.T
 
-    def respond(self, m: Float[Tensor, "m m"], start: Any, max_iter: int, l2: float = 0.0) -> tuple[Tensor, Tensor, float]:
-        """The best predictor of what M leaves: weights, biases, cross-entropy."""
-        return softmax_fit(self.erased(m), self.y, self.classes, l2=l2, max_iter=max_iter, start=start)
+    def respond(self, m: Float[Tensor, "m m"], start: Predictor | None, max_iter: int, l2: float = 0.0) -> tuple[Predictor, float]:
+        """The best predictor of what M leaves, and its cross-entropy (nats)."""
+        w, b, loss = softmax_fit(self.erased(m), self.y, self.classes, l2=l2, max_iter=max_iter, start=start)
+        return (w, b), loss
 
     def gradient(self, m: Float[Tensor, "m m"], w: Float[Tensor, "c d"], b: Float[Tensor, " c"]) -> Float[Tensor, "m m"]:
         """Of the predictor's cross-entropy with respect to M, symmetric."""
@@ -169,15 +173,17 @@ def rlace(
     board = Board(x, y, span)
     k = board.rank(config.k)
     m = board.sal(k) if config.start == "sal" else random_start(board.basis.shape[1], config.seed, k).to(board.x)
-    best, kept, answer, hard = -1.0, m, None, None
+    best, kept, turn = -1.0, m, 0
+    judge: Predictor | None = None
+    answer: Predictor | None = None
     for turn in range(config.rounds + 1):
         top = top_eigenvectors(m, k)
-        *hard, loss = board.respond(top @ top.T, hard, config.max_iter)
+        judge, loss = board.respond(top @ top.T, judge, config.max_iter)
         if loss > best:
             best, kept = loss, m
         if board.entropy - best < config.tol or turn == config.rounds:
             break
-        *answer, _ = board.respond(m, answer, config.max_iter, config.l2)
+        answer, _ = board.respond(m, answer, config.max_iter, config.l2)
         moved = _ascend(board, m, answer, k, config)
         if moved is None:
             break
@@ -185,7 +191,7 @@ def rlace(
     return Game(board.eraser(kept, k), best, board.entropy, turn, torch.linalg.eigvalsh(kept).flip(0))
 
 
-def _ascend(board: Board, m: Tensor, answer: list[Tensor], k: int, config: RlaceConfig) -> Tensor | None:
+def _ascend(board: Board, m: Tensor, answer: Predictor, k: int, config: RlaceConfig) -> Tensor | None:
     """Projected ascent against a predictor that stays; None where there is no slope."""
     for step in range(config.steps):
         g = board.gradient(m, *answer)

@@ -75,7 +75,7 @@ def inlp(x: Float[Tensor, "n d"], y: Int[Tensor, " n"], config: InlpConfig | Non
 def intersection(directions: list[Float[Tensor, "d r"]]) -> Float[Tensor, "d m"]:
     """Orthonormal basis of what is NOT in the intersection of the null spaces: range of the sum of row-space projections.
 
-    On matrices with prescribed ranges (Ben-Israel, 2015), as used in Null It Out.
+    Projectors on intersections of subspaces (Ben-Israel, 2015), as used in Null It Out.
     """
     values, vectors = torch.linalg.eigh(sum((r @ r.T for r in directions), torch.zeros(())))
     return vectors[:, values > 1e-6]

@@ -34,9 +34,9 @@ class OracleEraser(Frozen):
 def oracle(m: Moments, *, tol: float = 1e-10) -> OracleEraser:
     """X - Sigma_XZ Sigma_ZZ^+ (z - E Z): of all erasers the one that changes least, where labels are known at run time.
 
-    LEACE: Perfect linear concept erasure in closed form (Belrose et al., 2023), Theorem 4.4. The authors warn that it can ADD
+    LEACE: Perfect linear concept erasure in closed form (Belrose et al., 2023), oracle LEACE. The authors warn that it can ADD
     non-linear information about the label: train nothing non-linear on what it gives. With f(x) = E[Z | x] of a calibrated classifier in the
-    place of z, in the moments and at run time, it is free-form LEACE (Appendix), which needs no labels at run time.
+    place of z, in the moments and at run time, it is free-form LEACE, which needs no labels at run time.
 
     Args:
         m: Moments of vectors and labels, or of vectors and f(x).
@@ -160,7 +160,7 @@ def barycentre(
     s = torch.einsum("k,kij->ij", weights, covariances)
     for _ in range(rounds):
         root, inverse = _roots(s)
-        inner = sum(w * _roots(root @ c @ root)[0] for w, c in zip(weights, covariances, strict=True))
+        inner = torch.einsum("k,kij->ij", weights, torch.stack([_roots(root @ c @ root)[0] for c in covariances]))
         step = inverse @ inner @ inverse
         moved = step @ s @ step
         moved = (moved + moved.T) / 2

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ...concept import Concept
     from ...hosts import Host
 
-NAMES = {LeaceErasure: "leace", SalErasure: "sal", InlpErasure: "inlp", RlaceErasure: "rlace"}
+NAMES: dict[type[LinearErasure], str] = {LeaceErasure: "leace", SalErasure: "sal", InlpErasure: "inlp", RlaceErasure: "rlace"}
 
 
 def fit(
@@ -42,7 +42,7 @@ def fit(
     """Takes concepts out of what passes hook points, so that no linear classifier tells them from the rest on `train`.
 
     Of n concepts the labels have n + 1 classes, so that one projection of rank n removes all of them. Several hook points are scrubbed one after
-    another (LEACE, Belrose et al., 2023, section 6): each eraser is fitted on states that those before it have changed. The host is left as it was.
+    another (concept scrubbing, Belrose et al., 2023): each eraser is fitted on states that those before it have changed. The host is left as it was.
 
     Args:
         host: The model; hook points of a pipeline's text encoders.
