@@ -116,7 +116,6 @@ def softmax_fit(
     *,
     l2: float = 0.0,
     max_iter: int = 500,
-    start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"], float]:
     """Weights, biases and mean cross-entropy (nats) of multinomial logistic regression by L-BFGS.
 
@@ -125,15 +124,12 @@ def softmax_fit(
         y: Classes, 0 to k - 1.
         k: Their number.
         l2: Penalty l2/2 |W|².
-        max_iter: Iterations.
-        start: Weights and biases to begin with.
+        max_iter: Iterations, from 0.
     """
     free = 1 if k == 2 else k
     if start is None:
         w, b = x.new_zeros(free, x.shape[1]), x.new_zeros(free)
     else:
-        w, b = (start[0][1:] - start[0][:1], start[1][1:] - start[1][:1]) if k == 2 else start
-        w, b = w.clone(), b.clone()
 
     def objective(w: Tensor, b: Tensor) -> Tensor:
         loss = torch.nn.functional.cross_entropy(_logits(x @ w.T + b, k), y)

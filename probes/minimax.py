@@ -31,7 +31,7 @@ class RlaceConfig:
     """Best responses of the predictor, at most."""
     steps: int = 10
     """Ascent steps of the projection between two of them."""
-    lr: float = 0.3
+    lr: float = 0.1
     """Size of an ascent step; vectors are scaled to a mean variance of 1."""
     tol: float = 1e-3
     """Stop where the best predictor's cross-entropy is within this of the labels' entropy (nats): no accuracy then is further
@@ -44,7 +44,7 @@ class RlaceConfig:
     is judged by has none.
     """
     max_iter: int = 100
-    """L-BFGS iterations of a best response, which starts from the one before."""
+    """L-BFGS iterations of a best response, from 0: one that starts from the last, which may be far off on separable vectors, gets stuck."""
     seed: int = 0
     """Of the random start."""
 
@@ -131,9 +131,9 @@ class Board:
         """X (I - B M Bᵀ)."""
         return self.x - self.inside @ m @ self.basis.T
 
-    def respond(self, m: Float[Tensor, "m m"], start: Predictor | None, max_iter: int, l2: float = 0.0) -> tuple[Predictor, float]:
+    def respond(self, m: Float[Tensor, "m m"], max_iter: int, l2: float = 0.0) -> tuple[Predictor, float]:
         """The best predictor of what M leaves, and its cross-entropy (nats)."""
-        w, b, loss = softmax_fit(self.erased(m), self.y, self.classes, l2=l2, max_iter=max_iter, start=start)
+        w, b, loss = softmax_fit(self.erased(m), self.y, self.classes, l2=l2, max_iter=max_iter)
         return (w, b), loss
 
     def gradient(self, m: Float[Tensor, "m m"], w: Float[Tensor, "c d"], b: Float[Tensor, " c"]) -> Float[Tensor, "m m"]:
@@ -174,16 +174,14 @@ def rlace(
     k = board.rank(config.k)
     m = board.sal(k) if config.start == "sal" else random_start(board.basis.shape[1], config.seed, k).to(board.x)
     best, kept, turn = -1.0, m, 0
-    judge: Predictor | None = None
-    answer: Predictor | None = None
     for turn in range(config.rounds + 1):
         top = top_eigenvectors(m, k)
-        judge, loss = board.respond(top @ top.T, judge, config.max_iter)
+        _, loss = board.respond(top @ top.T, config.max_iter)
         if loss > best:
             best, kept = loss, m
         if board.entropy - best < config.tol or turn == config.rounds:
             break
-        answer, _ = board.respond(m, answer, config.max_iter, config.l2)
+        answer, _ = board.respond(m, config.max_iter, config.l2)
         moved = _ascend(board, m, answer, k, config)
         if moved is None:
             break
