@@ -127,9 +127,7 @@ def softmax_fit(
         max_iter: Iterations, from 0.
     """
     free = 1 if k == 2 else k
-    if start is None:
-        w, b = x.new_zeros(free, x.shape[1]), x.new_zeros(free)
-    else:
+    w, b = x.new_zeros(free, x.shape[1]), x.new_zeros(free)
 
     def objective(w: Tensor, b: Tensor) -> Tensor:
         loss = torch.nn.functional.cross_entropy(_logits(x @ w.T + b, k), y)
