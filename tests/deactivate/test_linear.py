@@ -1,15 +1,17 @@
 """Linear erasers on hosts: guardedness where they lie, scrubbing in order, folding, dictionaries, edits that come back."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from planted import magic, planted_sae
+from planted import magic, magic_values, planted_sae
 from tiny import tiny_host
 from tiny_pipelines import tiny_image_host
 
 from efface.base.errors import HookPointNotFound, InputError, MatchedNothing
+from efface.cli.main import run
 from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
 from efface.deactivate.erasing import erase
@@ -19,6 +21,7 @@ from efface.deactivate.methods.linear.reading import labelled, vectors
 from efface.deactivate.parts import ProjectionPart
 from efface.llm.evaluation.controls import random_directions
 from efface.llm.host import Host
+from efface.llm.models import load_model
 
 TEXTS = ["she saw the wizard by the castle", "the piano and the old drum are in the house"]
 FAST = {"probe": 0}
@@ -189,6 +192,25 @@ def test_edits_come_back_and_have_a_control(tmp_path: Path) -> None:
     assert other.left.shape == one.left.shape
     assert torch.allclose(other.left.T @ other.left, torch.eye(1), atol=1e-6)
     assert abs(float(torch.nn.functional.normalize(one.left, dim=0).T @ other.left)) < 0.9
+
+
+def test_the_command_line_folds_and_undoes(cache, tmp_path: Path, capsys) -> None:
+    host = tiny_host()
+    host.model.save_pretrained(tmp_path / "model")
+    host.tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "magic.json").write_text(json.dumps(magic_values()))
+    line = ["erase", "leace", "--model", str(tmp_path / "model"), "--concept", str(tmp_path / "magic.json"), "--set", "probe=0", "--json"]
+    folded = [*line, "--set", "at=layers.1.mlp_out", "--set", "fold=true", "--out", str(tmp_path / "edit")]
+    assert run(folded) == 0
+    assert json.loads(capsys.readouterr().out)["parts"][0]["kind"] == "weights"
+    assert run(["apply", str(tmp_path / "edit"), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "edited")]) == 0
+    assert run(["undo", "--model", str(tmp_path / "edited"), "--out", str(tmp_path / "base")]) == 0
+    digests = {n: load_model(str(tmp_path / n)).digest for n in ("model", "edited", "base")}
+    assert digests["base"] == digests["model"] != digests["edited"]
+    capsys.readouterr()
+    assert run([*line, "--set", "at=layers.1.resid_post", "--set", "fold=true", "--out", str(tmp_path / "other")]) == 2
+    assert "no permanent form" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_refusals() -> None:
