@@ -3,7 +3,7 @@
     python benchmarks/linear_erasure.py --model smollm2 --concept baseball --sae saes/layers.5.mlp_out [--json FILE]
 
 Hook point: the SAE's. Rows: LEACE, SAL, INLP with 8 rounds, R-LACE free and among the 8, 32 and 128 features that tell most, LEACE folded into the weights, and LEACE at `resid_post` of
-every layer, one after another; beside each an orthogonal projection of equal rank on random directions (3 draws). Probes are new logistic ones on `validation` tokens; margins,
+every layer, one after another; beside LEACE's orthogonal projections of rank 1 on random directions. Probes are new logistic ones on `validation` tokens; margins,
 neighbours and perplexity are those of `efface eval` on `validation`, as shares of the base's.
 """
 
@@ -50,6 +50,8 @@ def main() -> None:
     args.add_argument("--sae", type=Path)
     args.add_argument("--at", help="hook point, where no SAE is given")
     args.add_argument("--texts", type=int, default=200)
+    args.add_argument("--draws", type=int, default=3, help="of the random control beside LEACE")
+    args.add_argument("--only-probes", action="store_true", help="no margins")
     args.add_argument("--layers", action="store_true", help="scrub every layer, too")
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--json", type=Path)
@@ -66,13 +68,14 @@ def main() -> None:
         "machine": machine(),
         "rows": {},
     }
-    suite = SuiteConfig(texts=40, max_tokens=64, continuations=0, draws=3, controls=("random directions",))
     for name, (method, settings) in rows(point, sae, o.layers).items():
         start = time.perf_counter()
         edit = erase(method, host, concept, [sae] if sae else [], texts=o.texts, **settings)
         seconds = time.perf_counter() - start
         points = edit.evidence["points"]
-        result = figures(evaluate(host, [edit], concept, "validation", suite))
+        draws = o.draws if name == "LEACE" else 0
+        suite = SuiteConfig(texts=40, max_tokens=64, continuations=0, draws=draws, controls=("random directions",))
+        result = {} if o.only_probes else figures(evaluate(host, [edit], concept, "validation", suite))
         row = {"seconds": seconds, **{k: points[-1].get(k) for k in ("rank", "vectors", "variance removed", "probe", "game")}, **result}
         row["fold"] = edit.evidence.get("fold")
         out["rows"][name] = row

@@ -39,7 +39,7 @@ class RlaceConfig:
     """
     grad_tol: float = 1e-9
     """Stop where the squared norm of the projection's gradient is below this."""
-    l2: float = 1e-3
+    l2: float = 1e-2
     """Penalty of the predictor that the projection answers: where classes can be separated, loss and slope vanish without one. The one that
     is judged by has none.
     """
