@@ -22,6 +22,7 @@ from efface.deactivate.parts import ProjectionPart
 from efface.llm.evaluation.controls import random_directions
 from efface.llm.host import Host
 from efface.llm.models import load_model
+from efface.t2i.evaluation.controls import RandomDirections
 
 TEXTS = ["she saw the wizard by the castle", "the piano and the old drum are in the house"]
 FAST = {"probe": 0}
@@ -176,6 +177,9 @@ def test_text_encoders_of_pipelines() -> None:
         found = host.encode(prompts).embeds
     assert torch.allclose(found, wanted, atol=1e-5)
     assert (wanted - base).abs().max() > 1e-3
+    (control,) = RandomDirections(hooked).draw(0).parts
+    assert isinstance(control, ProjectionPart)
+    assert control.left.shape == hooked.parts[0].left.shape
     with pytest.raises(InputError, match="reads more than prompts"):
         erase("leace", host, concept, at=["unet.up_blocks.1.attentions.1.out"])
 
