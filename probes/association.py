@@ -32,7 +32,7 @@ class Weat:
         return asdict(self)
 
 
-def weat(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], a: Float[Tensor, "p d"], b: Float[Tensor, "q d"], *, seed: int = 0) -> Weat:
+def weat(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], a: Float[Tensor, "p d"], b: Float[Tensor, "q d"], *, seed: int = 0) -> Weat:
     """Semantics derived automatically from language corpora contain human-like biases (Caliskan et al., Science 2017).
 
     s(w) = mean cos(w, A) - mean cos(w, B); d = (mean_X s - mean_Y s) / std of s over both; vectors of length 0 have cosine 0.

@@ -58,7 +58,7 @@ class LinearProbe:
         return self.logits(x).log_softmax(1)
 
 
-def fit_linear(x: Float[Tensor, "n d"], y: Int[Tensor, " n"], config: LinearConfig | None = None) -> LinearProbe:
+def fit_linear(x: Float[Tensor, "n d"], y: Int[Tensor, " m"], config: LinearConfig | None = None) -> LinearProbe:
     """A linear probe; vectors are centred for the logistic kind, which changes nothing but the number of iterations.
 
     Raises:

@@ -5,7 +5,7 @@ import torch
 from probes._data import classes, one_hot, read
 
 from efface.base.errors import InputError
-from efface.probes import InlpConfig, RlaceConfig, RlaceSgdConfig, fit_linear, inlp, orthogonal, rlace, rlace_sgd, score
+from efface.probes import InlpConfig, LinearConfig, RlaceConfig, RlaceSgdConfig, fit_linear, inlp, orthogonal, rlace, rlace_sgd, score
 from efface.probes.erasers import AffineEraser
 from efface.probes.nullspace import intersection
 
@@ -37,6 +37,18 @@ def excess(e: AffineEraser | None, x: torch.Tensor, y: torch.Tensor) -> float:
     return score(fit_linear(x[:half], y[:half]), x[half:], y[half:], y[:half]).excess
 
 
+def gain(e: AffineEraser | None, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Nats by which a new probe beats the constant on held-out vectors. Guardedness is about convex losses: where classes are skewed alike,
+    a threshold may still sort them better, or worse, than by chance.
+    """
+    x = x if e is None else e(x)
+    half = len(x) // 2
+    probe = fit_linear(x[:half], y[:half], LinearConfig(l2=1e-3))
+    rows = torch.arange(half, len(x))
+    share = torch.bincount(y[rows]).double() / len(rows)
+    return float(probe.log_probs(x[rows])[torch.arange(len(rows)), y[rows]].mean() - (share * share.log()).sum())
+
+
 def test_the_start_ends_the_game_where_class_means_decide() -> None:
     x, y = classes(3)
     game = rlace(x, y)
@@ -58,9 +70,9 @@ def test_a_random_start_finds_the_direction() -> None:
     assert game.eigenvalues[0] > 0.9
     assert game.eigenvalues[1:].max() < 0.1
     assert game.entropy - game.loss < 1e-3
-    assert abs(excess(game.eraser, x, y)) < 0.03
-    assert excess(None, x, y) > 0.3
-    assert excess(inlp(x[:half], y[:half], InlpConfig(rounds=1)).eraser, x, y) > 0.1
+    assert gain(game.eraser, x, y) < 0.02
+    assert gain(None, x, y) > 0.4
+    assert gain(inlp(x[:half], y[:half], InlpConfig(rounds=1)).eraser, x, y) > 0.05
 
 
 def test_fewer_directions_than_classes_follow_rotations_and_beat_the_start() -> None:
@@ -98,7 +110,7 @@ def test_the_released_procedure_finds_the_direction_too() -> None:
     half = len(x) // 2
     game = rlace_sgd(x[:half], y[:half], RlaceSgdConfig(iterations=2000, lr=0.05, every=500))
     assert game.eraser.rank == 1
-    assert abs(float(game.eraser.left[:, 0] @ q[0])) > 0.98
+    assert abs(float(game.eraser.left[:, 0] @ q[0])) > 0.95
     assert game.eigenvalues[0] > 0.9
     assert game.eigenvalues[1:].max() < 0.1
     early = rlace_sgd(x[:half], y[:half], RlaceSgdConfig(iterations=1))
@@ -113,7 +125,7 @@ def test_the_reference_scripts_size() -> None:
     assert game.eigenvalues[1:].max() < 0.1
     erased = game.eraser(x)
     found = score(fit_linear(erased[:10_000], y[:10_000]), erased[10_000:], y[10_000:], y[:10_000])
-    assert abs(found.excess) < 0.015
+    assert found.excess < 0.015
     assert score(fit_linear(x[:10_000], y[:10_000]), x[10_000:], y[10_000:], y[:10_000]).excess > 0.3
 
 
