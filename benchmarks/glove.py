@@ -7,7 +7,7 @@ figures must not be set beside its own. The 150,000 most frequent words that are
 and the 7,500 with the smallest, are dealt to five folds; every eraser and every probe is fitted on four and scored on the fifth, so that all 15,000
 words are held out once. The label thus is a linear function of the vector before anything is erased. SimLex-999 is not packaged anywhere and is left out.
 
-Timing: rank 1 on the first fold, once each, interleaved over `--rounds`. Rows: ours, its `compat` (the released procedure with the settings of its GloVe
+Timing: rank 1 on the first fold, once each, one after another. Rows: ours, its `compat` (the released procedure with the settings of its GloVe
 script, written anew) and, where `--peer` names a checkout of rlace-icml, its own `solve_adv_game`, with `log_loss` in the place of the loss name that scikit-learn
 dropped. Guardedness is the held-out excess of a new logistic probe.
 
@@ -19,7 +19,7 @@ import importlib.util
 import io
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,6 @@ def erasers(words: list[str], vectors: Vectors) -> dict[str, Callable[[Vectors, 
     def first(x: Vectors, y: Labels, n: int) -> AffineEraser:
         """Of 20 rounds, which are run once a training set, the first n."""
         if x.data_ptr() not in rounds:
-            rounds.clear()
             rounds[x.data_ptr()] = [x, *inlp(x, y, InlpConfig(rounds=20)).directions]  # x, so that its address is no other's
         return onto(torch.linalg.qr(torch.cat(rounds[x.data_ptr()][1 : n + 1], 1))[0], x.mean(0))
 
@@ -157,18 +156,17 @@ def folds(n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.cat([p for j, p in enumerate(parts) if j != i]), parts[i]) for i in range(FOLDS)]
 
 
-def scores(x: Vectors, y: Labels, made: dict, fits: dict, only: dict[str, set[str]]) -> dict[str, dict[str, Any]]:
-    """Eraser -> probe -> pooled held-out score."""
-    found: dict[str, dict[str, list[Score]]] = {e: {} for e in made}
-    for train, test in folds(len(x)):
-        x_train = x[train]
-        for name, make in made.items():
-            eraser = make(x_train, y[train])
-            seen = x if eraser is None else eraser(x)
+def scores(x: Vectors, y: Labels, made: dict, fits: dict, only: dict[str, set[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Eraser, and probe -> pooled held-out score."""
+    parts = [(x[train], y[train], x[test], y[test]) for train, test in folds(len(x))]
+    for name, make in made.items():
+        row: dict[str, list[Score]] = {}
+        for x_train, y_train, x_test, y_test in parts:
+            eraser = make(x_train, y_train) or (lambda t: t)
             for probe, fit in fits.items():
                 if name in only.get(probe, {name}):
-                    found[name].setdefault(probe, []).append(score(fit(seen[train], y[train]), seen[test], y[test], y[train]))
-    return {e: {p: pooled(s).as_dict() for p, s in row.items()} for e, row in found.items()}
+                    row.setdefault(probe, []).append(score(fit(eraser(x_train), y_train), eraser(x_test), y_test, y_train))
+        yield name, {p: pooled(s).as_dict() for p, s in row.items()}
 
 
 def rank_needed(x: Vectors, y: Labels, most: int) -> dict[str, int | None]:
@@ -229,28 +227,25 @@ def peer_of(folder: Path) -> Callable[[Vectors, Labels], torch.Tensor]:
     return run
 
 
-def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int) -> dict[str, Any]:
+def timing(x: Vectors, y: Labels, peer: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Seconds of a rank-1 fit on the first fold, and what a new logistic probe reads afterwards."""
     train, test = folds(len(x))[0]
     x_train, y_train = x[train], y[train]
     official = RlaceSgdConfig(k=1, iterations=50_000, weight_decay=1e-5, eps=0.002)
     runs: dict[str, Callable[[], torch.Tensor]] = {
         "R-LACE, best responses": lambda: rlace(x_train, y_train).eraser.P,
-        "R-LACE, best responses, random start": lambda: rlace(x_train, y_train, RlaceConfig(start="random", rounds=40)).eraser.P,
         "R-LACE, compat": lambda: rlace_sgd(x_train, y_train, official).eraser.P,
     }
     if peer is not None:
         solve = peer_of(peer)
         runs["rlace-icml"] = lambda: solve(x_train, y_train)
-    found: dict[str, Any] = {n: {"seconds": []} for n in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            P = run()
-            found[name]["seconds"].append(time.perf_counter() - start)
-            seen = (x - x_train.mean(0)) @ P
-            found[name]["held out"] = score(fit_linear(seen[train], y_train), seen[test], y[test], y_train).as_dict()
-    return found
+    runs["R-LACE, best responses, random start"] = lambda: rlace(x_train, y_train, RlaceConfig(start="random", rounds=40)).eraser.P
+    for name, run in runs.items():
+        start = time.perf_counter()
+        P = run()
+        seconds = time.perf_counter() - start
+        seen = (x - x_train.mean(0)) @ P
+        yield name, {"seconds": seconds, "held out": score(fit_linear(seen[train], y_train), seen[test], y[test], y_train).as_dict()}
 
 
 def main() -> None:
@@ -258,7 +253,6 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--quick", action="store_true", help="RBF and MLP on a quarter of the training words, fewer erasers")
     args.add_argument("--peer", type=Path, help="checkout of rlace-icml")
-    args.add_argument("--rounds", type=int, default=1)
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--most", type=int, default=40, help="largest rank that is tried for INLP")
     args.add_argument("--only", nargs="*", choices=STAGES, default=STAGES, help="these stages; those that stand in --json stay")
@@ -270,20 +264,22 @@ def main() -> None:
     made = erasers(words, vectors)
     leaks = {"none", "R-LACE, rank 1", "LEACE"}
     few = {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}
-    stages: dict[str, Callable[[], dict[str, Any]]] = {
-        "timing": lambda: timing(x, y, options.peer, options.rounds),
+    stages: dict[str, Callable[[], Iterable[tuple[str, Any]]]] = {
+        "timing": lambda: timing(x, y, options.peer),
         "probes": lambda: scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}),
-        "rank": lambda: rank_needed(x, y, options.most),
-        "associations": lambda: associations(words, vectors, few, x, y),
+        "rank": lambda: rank_needed(x, y, options.most).items(),
+        "associations": lambda: associations(words, vectors, few, x, y).items(),
     }
     out: dict[str, Any] = read_json(options.json) if options.json and options.json.is_file() else {}
     out |= {"vectors": "GloVe 6B 50d", "words": len(y)}
     for name in options.only:
-        found = stages[name]()
-        out[name] = {"figures": found, "quick": options.quick, "machine": machine()}
-        print(f"\n{name}", *(f"  {key}: {row}" for key, row in found.items()), sep="\n", flush=True)
-        if options.json:
-            write_json(options.json, out)
+        out[name] = {"quick": options.quick, "machine": machine(), "figures": {}}
+        print(f"\n{name}", flush=True)
+        for key, row in stages[name]():
+            out[name]["figures"][key] = row
+            print(f"  {key}: {row}", flush=True)
+            if options.json:
+                write_json(options.json, out)
 
 
 if __name__ == "__main__":
