@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -88,7 +88,8 @@ def _sklearn(x: Tensor, y: Tensor, k: int, config: LinearConfig) -> tuple[Tensor
     if config.kind == "logistic":
         model = LogisticRegression(C=c, max_iter=config.max_iter, tol=1e-8)
     else:
-        model = LinearSVC(C=c, loss="squared_hinge", dual=False, max_iter=10 * config.max_iter, tol=1e-6)
+        primal: Any = False  # the stubs allow "auto" alone
+        model = LinearSVC(C=c, loss="squared_hinge", dual=primal, max_iter=10 * config.max_iter, tol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x.cpu().numpy(), y.cpu().numpy())
