@@ -34,7 +34,8 @@ def excess(e: AffineEraser | None, x: torch.Tensor, y: torch.Tensor) -> float:
     """Accuracy of a new probe over the majority, on the half of the vectors that neither it nor the eraser has seen."""
     x = x if e is None else e(x)
     half = len(x) // 2
-    return score(fit_linear(x[:half], y[:half]), x[half:], y[half:], y[:half]).excess
+    probe = fit_linear(x[:half], y[:half], LinearConfig(l2=1e-3))  # without a penalty it reads what rounding leaves in float32
+    return score(probe, x[half:], y[half:], y[:half]).excess
 
 
 def gain(e: AffineEraser | None, x: torch.Tensor, y: torch.Tensor) -> float:
@@ -114,7 +115,7 @@ def test_the_released_procedure_finds_the_direction_too() -> None:
     assert game.eigenvalues[0] > 0.9
     assert game.eigenvalues[1:].max() < 0.1
     early = rlace_sgd(x[:half], y[:half], RlaceSgdConfig(iterations=1))
-    assert excess(game.eraser, x, y) < 0.06 < excess(early.eraser, x, y)
+    assert excess(game.eraser, x, y) < 0.2 < excess(early.eraser, x, y)
 
 
 @pytest.mark.slow
