@@ -122,7 +122,6 @@ def erasers(words: list[str], vectors: Vectors) -> dict[str, Callable[[Vectors, 
         "none": lambda x, y: None,
         "random direction": random,
         "R-LACE, rank 1": lambda x, y: rlace(x, y).eraser,
-        "R-LACE, rank 1, random start": lambda x, y: rlace(x, y, RlaceConfig(start="random", rounds=40)).eraser,
         "LEACE": lambda x, y: leace(moments(x, y)),
         "PCA of 10 pairs, rank 1": lambda x, y: onto(lines[:1].T.contiguous(), x.mean(0)),
     }
