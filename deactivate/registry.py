@@ -189,3 +189,18 @@ register(
     needs=["gradients", "neighbours"],
     several_concepts=True,
 )
+for _name, _class, _paper in (
+    ("leace", "LeaceErasure", "LEACE: Perfect linear concept erasure in closed form (Belrose et al., NeurIPS 2023)"),
+    ("sal", "SalErasure", "Erasure of Unaligned Attributes from Neural Representations (Shao et al., TACL 2023)"),
+    ("inlp", "InlpErasure", "Null It Out: Guarding Protected Attributes by Iterative Nullspace Projection (Ravfogel et al., ACL 2020)"),
+    ("rlace", "RlaceErasure", "Linear Adversarial Concept Erasure (Ravfogel et al., ICML 2022)"),
+):
+    register(
+        name=_name,
+        domain="any",
+        parts=["projection", "weights"],
+        config=f"efface.deactivate.methods.linear.config:{_class}",
+        fit="efface.deactivate.methods.linear.fit:fit",
+        paper=_paper,
+        several_concepts=True,
+    )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edit import Edit
+from ..parts import ProjectionPart
 
 if TYPE_CHECKING:
     from ..any_gate import AnyGate
@@ -18,6 +19,13 @@ def redrawn(columns: Float[Tensor, "d r"], gen: torch.Generator) -> Float[Tensor
     """Gaussian columns with the norms of `columns`."""
     new = torch.randn(columns.shape, generator=gen, dtype=torch.float64)
     return (new * (columns.double().cpu().norm(dim=0) / new.norm(dim=0))).to(columns)
+
+
+def random_projection(part: ProjectionPart, gen: torch.Generator) -> ProjectionPart:
+    """An orthogonal projection at the same hook point, about the same point, of equal rank on random directions."""
+    d, r = part.left.shape
+    basis = torch.linalg.qr(torch.randn(d, r, generator=gen, dtype=torch.float64))[0].to(part.left)
+    return ProjectionPart(part.hook_point, basis, basis.T.contiguous(), part.bias, part.portability)
 
 
 def control_edit(parts: "Sequence[Part]", name: str, seed: int, gate: "AnyGate | None" = None) -> Edit:

@@ -12,8 +12,8 @@ import torch
 from ...base.config import from_mapping
 from ...base.errors import InputError, MatchedNothing
 from ...deactivate.edit import Edit
-from ...deactivate.evaluation.controls import control_edit, redrawn
-from ...deactivate.parts import Dense, LowRank, WeightsPart
+from ...deactivate.evaluation.controls import control_edit, random_projection, redrawn
+from ...deactivate.parts import Dense, LowRank, Part, ProjectionPart, WeightsPart
 from ..methods.pisces.config import FeatureRef, PiscesConfig
 from ..methods.pisces.fit import neuron_signs, weight_delta
 from ..methods.pisces.surgery import Factors, layer_problem, saes_by_layer, written
@@ -125,14 +125,16 @@ class _Solved:
 def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
     """The edit with every direction that it writes replaced by a Gaussian one of the same norm.
 
-    Which rows, and how much of each, stays. A dense change writes one direction for each input.
+    Which rows, and how much of each, stays. A dense change writes one direction for each input; a projection becomes an orthogonal one of
+    equal rank on random directions.
 
     Raises:
-        InputError: The edit has a part that is no change of matrices.
+        InputError: The edit has a part that is neither a projection nor a change of matrices.
     """
     gen = torch.Generator().manual_seed(seed)
     deltas: dict[str, LowRank | Dense] = {}
-    for part in edit.parts:
+    parts: list[Part] = [random_projection(p, gen) for p in edit.parts if isinstance(p, ProjectionPart)]
+    for part in (p for p in edit.parts if not isinstance(p, ProjectionPart)):
         for name, delta in getattr(part, "deltas", {"": None}).items():
             # Conv1D, the layers' linear map where there is one, holds its weight as [in out]
             turned = host.family.transposed and name.startswith(f"{host.family.layers}.")
@@ -142,8 +144,8 @@ def random_directions(host: "Host", edit: Edit, seed: int) -> Edit:
             elif isinstance(delta, Dense) and len(delta.shape) == 2:
                 deltas[name] = Dense(redrawn(delta.change.T, gen).T.contiguous() if turned else redrawn(delta.change, gen))
             else:
-                raise InputError("control «random directions»: needs changes of matrices; this edit has another part")
-    return control_edit([WeightsPart(deltas)], "random directions", seed)
+                raise InputError("control «random directions»: needs projections or changes of matrices; this edit has another part")
+    return control_edit([*parts, *([WeightsPart(deltas)] if deltas else [])], "random directions", seed)
 
 
 def _layer(feature: Mapping[str, object]) -> int:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...base.errors import InputError, MatchedNothing
 from ...deactivate.edit import Edit
-from ...deactivate.evaluation.controls import control_edit, redrawn
+from ...deactivate.evaluation.controls import control_edit, random_projection, redrawn
 from ...deactivate.layer import DeactivationPart
-from ...deactivate.parts import LowRank, Part, WeightsPart
+from ...deactivate.parts import LowRank, Part, ProjectionPart, WeightsPart
 from ...deactivate.replacement import ReplacementPart
 from ...deactivate.stepwise import StepwisePart
 from ...llm.pools import pool_texts
@@ -112,7 +112,7 @@ class RandomDirections:
     """Draws of «random directions»: the edit with every direction that it writes replaced by a Gaussian one of the same norm.
 
     When it writes, and how much of each, stays. Directions are the decoder rows of deactivated features, and what low-rank changes of
-    linear weights write.
+    linear weights write; a projection becomes an orthogonal one of equal rank on random directions.
 
     Raises:
         InputError: The edit has another part.
@@ -121,7 +121,7 @@ class RandomDirections:
     def __init__(self, edit: Edit) -> None:
         self.edit = edit
         for part in edit.parts:
-            if isinstance(part, DeactivationPart | StepwisePart):
+            if isinstance(part, DeactivationPart | StepwisePart | ProjectionPart):
                 continue
             deltas = part.deltas if isinstance(part, WeightsPart) else {}
             held = {part.base[n].module for n in deltas if n in part.base} if isinstance(part, WeightsPart) else set()
@@ -152,6 +152,8 @@ class TurnedLayer(DeactivationPart):
 def _turned(part: Part, gen: torch.Generator) -> Part:
     if isinstance(part, StepwisePart):
         return turned_steps(part, gen)
+    if isinstance(part, ProjectionPart):
+        return random_projection(part, gen)
     if isinstance(part, DeactivationPart):
         own = {name: getattr(part, name) for name in ("sae", "features", "value", "mode", "fingerprint", "keep_error", "spare_first")}
         return TurnedLayer(**own, rows=redrawn(part.directions().detach().T, gen).T.contiguous())
