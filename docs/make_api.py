@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "src/efface", "sae", "sae/sources", "sae/sparse", "sae/evidence", "deactivate", "deactivate/training", "deactivate/evaluation",
-    "llm", "llm/evaluation", "llm/tuning", "llm/methods/pisces", "llm/methods/elm", "llm/methods/rmu", "llm/methods/crisp", "llm/methods/npo", "llm/methods/graddiff", "llm/attacks", "llm/synthetic", "probes",
+    "probes", "llm", "llm/evaluation", "llm/tuning", "llm/attacks", "llm/synthetic", "llm/methods/pisces", "llm/methods/elm",
+    "llm/methods/rmu", "llm/methods/crisp", "llm/methods/npo", "llm/methods/graddiff",
 )  # fmt: skip
 HEAD = """# Public names
 
