@@ -20,7 +20,7 @@ Concepts = Annotated[
     list[str], typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.")
 ]
 OneConcept = Annotated[str, typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file.")]
-Saes = Annotated[list[Path], typer.Option("--sae", help="An SAE folder, or a folder of SAE folders; may be repeated.")]
+Saes = Annotated[list[Path], typer.Option("--sae", help="An SAE folder, a folder of SAE folders, or icons for the packaged one; may be repeated.")]
 Resumed = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; what an earlier run left there is used.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist.")]
 Edits = Annotated[list[Path], typer.Option("--edit", help="An edit folder; may be repeated.")]
@@ -83,9 +83,14 @@ def _language_host(model: str, dtype: str, device: str) -> "Host":
 
 
 def sae_folders(paths: list[Path]) -> list[Path]:
-    """Every SAE folder among `paths` and one or two levels below them."""
+    """Every SAE folder among `paths` and one or two levels below them; an alias of a packaged model stands for its packaged SAEs."""
+    from ..t2i.aliases import ALIASES, packaged_saes
+
     found: list[Path] = []
     for path in paths:
+        if str(path) in ALIASES and not path.exists() and (ready := packaged_saes(str(path))):
+            found += ready
+            continue
         if path.suffix in PICKLES:
             raise InputError(f"--sae {path}: pickled weights are refused; convert them to safetensors first")
         if path.suffix == ".npz" or any((path / name).is_file() for name in SAE_FILES):
