@@ -50,7 +50,7 @@ class ElmConfig(TuningConfig):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"repo": REPO, "efface": EFFACE}
     """What a preset sets besides, where a config is made of named values (command line, `erase`)."""
 
-    preset: Literal["paper", "repo", "efface"] = "paper"
+    preset: Literal["paper", "repo", "efface"] = "paper"  # pyright: ignore[reportIncompatibleVariableOverride]: one more than the others have
     """`paper`: the paper's settings after its sweep. `repo`: the defaults of the authors' code (rank 256, eta 1000 with a ramp,
     hard retain loss). `efface`: ours (README).
     """

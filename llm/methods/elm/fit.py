@@ -149,7 +149,7 @@ class ElmTask:
         beginnings = [rng.choice(t).replace("{c}", self.words) for t in (EXPERT, NOVICE)]
         row = self.forget[n].ids
         if self.config.compat == "official":
-            text = str(self.host.tokenizer.decode(row, skip_special_tokens=True))
+            text = str(self.host.tokenizer.decode(list(row), skip_special_tokens=True))
             return [((), tuple(ids)) for ids in self.host.token_ids([b + text for b in beginnings])]
         bos = int(not self.host.sink_is_text)  # at whose place the last token of the beginning stands
         split = ((tuple(ids[: len(ids) - bos]), ids[len(ids) - bos :]) for ids in self.host.token_ids(beginnings))

@@ -20,7 +20,9 @@ Concepts = Annotated[
     list[str], typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.")
 ]
 OneConcept = Annotated[str, typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file.")]
-Saes = Annotated[list[Path], typer.Option("--sae", help="An SAE folder, a folder of SAE folders, or icons for the packaged one; may be repeated.")]
+Saes = Annotated[
+    list[Path], typer.Option("--sae", help="An SAE folder, a folder of SAE folders, or icons for the packaged one; may be repeated.")
+]
 Resumed = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; what an earlier run left there is used.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist.")]
 Edits = Annotated[list[Path], typer.Option("--edit", help="An edit folder; may be repeated.")]
