@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
+from efface.base.errors import InputError
 from efface.cli.editing import _told
 from efface.cli.features import _shown
 from efface.cli.main import app
-from efface.cli.options import table
+from efface.cli.options import sae_folders, table
+from efface.t2i.aliases import packaged
 
 HEAVY = ("torch", "transformers", "numba", "matplotlib", "scipy", "sklearn")
 
@@ -95,3 +98,16 @@ def test_figures_and_parts_are_told_in_words():
         _told({"kind": "weights", "tensors": {"a.weight": 3, "b": None}, "norm": 1.23456}) == "  weights: a.weight (rank 3), b; norm 1.235"
     )
     assert _told({"kind": "projection", "rank": 2}) == "  projection: rank 2"
+
+
+def test_an_alias_stands_for_its_packaged_saes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "icons").mkdir()  # a folder of that name without an SAE changes nothing
+    found = sae_folders([Path("icons")])
+    assert found
+    assert all((f / "cfg.json").is_file() and f.is_relative_to(packaged("icons")) for f in found)
+    (tmp_path / "icons" / "own").mkdir()
+    (tmp_path / "icons" / "own" / "cfg.json").write_text("{}")
+    assert sae_folders([Path("icons")]) == [Path("icons/own")]
+    with pytest.raises(InputError, match="no SAE folder"):
+        sae_folders([Path("icon")])

@@ -90,9 +90,6 @@ def sae_folders(paths: list[Path]) -> list[Path]:
 
     found: list[Path] = []
     for path in paths:
-        if str(path) in ALIASES and not path.exists() and (ready := packaged_saes(str(path))):
-            found += ready
-            continue
         if path.suffix in PICKLES:
             raise InputError(f"--sae {path}: pickled weights are refused; convert them to safetensors first")
         if path.suffix == ".npz" or any((path / name).is_file() for name in SAE_FILES):
@@ -100,6 +97,8 @@ def sae_folders(paths: list[Path]) -> list[Path]:
             continue
         below = sorted(p.parent for name in SAE_FILES for p in (*path.glob(f"*/{name}"), *path.glob(f"*/*/{name}")))
         below = [p for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts)]  # one being written
+        if not below and str(path) in ALIASES:
+            below = packaged_saes(str(path))
         if not below:
             if path.is_dir() and (pickles := sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)):
                 raise InputError(
