@@ -199,8 +199,8 @@ for _name, _class, _paper in (
         name=_name,
         domain="any",
         parts=["projection", "weights"],
-        config=f"efface.deactivate.methods.linear.config:{_class}",
-        fit="efface.deactivate.methods.linear.fit:fit",
+        config=f"efface.deactivate.linear.config:{_class}",
+        fit="efface.deactivate.linear.fit:fit",
         paper=_paper,
         several_concepts=True,
     )

@@ -15,9 +15,9 @@ from efface.cli.main import run
 from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
 from efface.deactivate.erasing import erase
-from efface.deactivate.methods.linear import LeaceErasure
-from efface.deactivate.methods.linear.fold import Folding
-from efface.deactivate.methods.linear.reading import labelled, vectors
+from efface.deactivate.linear import LeaceErasure
+from efface.deactivate.linear.fold import Folding
+from efface.deactivate.linear.reading import labelled, vectors
 from efface.deactivate.parts import ProjectionPart
 from efface.llm.evaluation.controls import random_directions
 from efface.llm.host import Host

@@ -204,10 +204,15 @@ def test_random_directions_of_weights_and_what_has_none(folder: Path) -> None:
         assert not torch.allclose(drawn.deltas[name].B, delta.B)
     name, delta = next(iter(low.weights[0].deltas.items()))
     dense = edit_of(host, WeightsPart({name: Dense(delta.delta().float())}))
-    for edit in (dense, edit_of(host, projection(host, LAST))):
-        made, absent = random_controls(host, [edit], dogs(), CONFIG)
-        assert not made
-        assert [a.split(":")[0] for a in absent] == ["random features", "random directions"]
+    made, absent = random_controls(host, [dense], dogs(), CONFIG)
+    assert not made
+    assert [a.split(":")[0] for a in absent] == ["random features", "random directions"]
+    out = edit_of(host, projection(host, LAST))
+    made, absent = random_controls(host, [out], dogs(), CONFIG)
+    assert [a.split(":")[0] for a in absent] == ["random features"]
+    own, other = out.parts[0], made["random directions"][0][0].parts[0]
+    assert other.left.shape == own.left.shape
+    assert not torch.allclose(other.left @ other.right, own.left @ own.right)
     assert random_controls(host, [low], dogs(), replace(CONFIG, control_draws=0)) == ({}, ["random controls: control_draws is 0"])
     made, absent = random_controls(host, [low], dogs(), replace(CONFIG, controls=("random directions",)))
     assert [len(d) for d in made["random directions"]] == [1, 1]

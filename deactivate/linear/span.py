@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ....base.errors import InputError, MatchedNothing
-from ...layer import sae_hook_point
+from ...base.errors import InputError, MatchedNothing
+from ..layer import sae_hook_point
 
 if TYPE_CHECKING:
-    from ....sae import SAE
+    from ...sae import SAE
 
 
 def sae_by_point(saes: Sequence["SAE"], points: Sequence[str], features: int) -> dict[str, "SAE"]:

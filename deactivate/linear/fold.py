@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ....base.errors import InputError
-from ...edit import Edit
-from ...parts import Dense, LowRank, ProjectionPart, WeightsPart
+from ...base.errors import InputError
+from ..edit import Edit
+from ..parts import Dense, LowRank, ProjectionPart, WeightsPart
 from .reading import reader_of
 
 if TYPE_CHECKING:
-    from ...hosts import Host
+    from ..hosts import Host
 
 FOLDABLE = ("mlp_in", "mlp_hidden", "mlp_out")
 

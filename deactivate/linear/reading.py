@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ....base.errors import InputError, MatchedNothing
-from ...hosts import general_texts
+from ...base.errors import InputError, MatchedNothing
+from ..hosts import general_texts
 from .config import LinearErasure
 
 if TYPE_CHECKING:
-    from ...concept import Concept
-    from ...hosts import Host
+    from ..concept import Concept
+    from ..hosts import Host
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ....base.errors import InputError, MatchedNothing
-from ....base.running import progress
-from ....probes.erasers import AffineEraser, leace, orthogonal, shrunk
-from ....probes.linear import LinearConfig, fit_linear
-from ....probes.minimax import RlaceConfig, rlace
-from ....probes.minimax_sgd import RlaceSgdConfig, rlace_sgd
-from ....probes.moments import Moments, MomentsFitter
-from ....probes.nullspace import InlpConfig, inlp
-from ....probes.scores import score
-from ...edit import Edit
-from ...parts import Part, ProjectionPart
+from ...base.errors import InputError, MatchedNothing
+from ...base.running import progress
+from ...probes.erasers import AffineEraser, leace, orthogonal, shrunk
+from ...probes.linear import LinearConfig, fit_linear
+from ...probes.minimax import RlaceConfig, rlace
+from ...probes.minimax_sgd import RlaceSgdConfig, rlace_sgd
+from ...probes.moments import Moments, MomentsFitter
+from ...probes.nullspace import InlpConfig, inlp
+from ...probes.scores import score
+from ..edit import Edit
+from ..parts import Part, ProjectionPart
 from .config import InlpErasure, LeaceErasure, LinearErasure, RlaceErasure, SalErasure
 from .fold import Folding, fold_loss, holds_mean
 from .reading import Texts, labelled, points_of, reader_of, vectors
 from .span import feature_span, sae_by_point
 
 if TYPE_CHECKING:
-    from ....sae import SAE
-    from ...concept import Concept
-    from ...hosts import Host
+    from ...sae import SAE
+    from ..concept import Concept
+    from ..hosts import Host
 
 NAMES: dict[type[LinearErasure], str] = {LeaceErasure: "leace", SalErasure: "sal", InlpErasure: "inlp", RlaceErasure: "rlace"}
 

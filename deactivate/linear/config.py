@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ....base.errors import InputError
+from ...base.errors import InputError
 
 
 @dataclass(frozen=True)
