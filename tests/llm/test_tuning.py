@@ -15,6 +15,7 @@ from efface.base.errors import InputError, MatchedNothing
 from efface.deactivate.edit import Edit
 from efface.deactivate.parts import LowRank
 from efface.llm.tuning.config import TuningConfig
+from efface.llm.tuning.fit import tuned
 from efface.llm.tuning.search import Scale, choose_scale, scaled
 from efface.llm.tuning.texts import Batches, Mixed, Row, forget_rows, retain_pools
 
@@ -165,12 +166,30 @@ def test_search_keeps_the_best_scale():
     from planted import trained_host
 
     host = trained_host()
-    edit = made("elm", host, magic(), search=True, scales=[0.1, 1.0], min_kept=0.0, min_coherence=0.0, steps=8)
+    edit = made("elm", host, magic(), search=True, scales=[0.1, 0.5], min_kept=0.0, min_coherence=0.0, steps=8)
     plain = made("elm", host, magic(), steps=8)
     found = edit.evidence["search"]
-    assert [s["factor"] for s in found["tried"]] == [0.1, 1.0]
+    assert [s["factor"] for s in found["tried"]] == [0.1, 0.5]
     best = found["best"]["factor"]
     name = next(iter(edit.weights[0].deltas))
     assert torch.allclose(edit.weights[0].deltas[name].delta(), best * plain.weights[0].deltas[name].delta(), atol=1e-6)
     with pytest.raises(InputError, match=r"questions\.validation"):
         made("elm", host, magic(questions=None), search=True)
+
+
+def test_concepts_take_turns():
+    calls = []
+
+    class Counted:
+        def __init__(self, trained, concept, n):
+            self.params, self.name = list(trained.params.values()), concept.name
+
+        def __call__(self, i):
+            calls.append((self.name, i))
+            return sum(p.sum() for p in self.params), {}
+
+        def evidence(self):
+            return {}
+
+    tuned(tiny_host(), [magic(), music()], TuningConfig(steps=3, accumulate=2, rank=2), "elm", [0], Counted)
+    assert calls == [("magic", 0), ("music", 0), ("magic", 1), ("music", 1), ("magic", 2), ("music", 2)]
