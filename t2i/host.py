@@ -72,6 +72,8 @@ class ImageHost:
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
+        if not torch.accelerator.is_available():  # nothing to offload from; the pipeline looks through all modules for hooks each time
+            return torch.device("cpu")
         return self.pipeline._execution_device
 
     @property

@@ -62,7 +62,9 @@ def test_an_alias_is_checked_file_by_file(folder: Path, tmp_path: Path, monkeypa
     manifest(place)
     host = load_pipeline("icons-xs")
     assert host.name == "icons-xs"
-    assert torch.equal(draw(host, DOGS), draw(tiny_image_host("sd"), DOGS))
+    drawn, direct = draw(host, DOGS).int(), draw(tiny_image_host("sd"), DOGS).int()
+    assert (drawn - direct).abs().max() <= 1  # another layout of the convolutions, other rounding
+    assert (drawn[0] - drawn[1]).abs().max() > 1
     weights = place / "unet" / "diffusion_pytorch_model.safetensors"
     raw = weights.read_bytes()
     weights.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
