@@ -16,3 +16,13 @@ def diffusers_class(name: str) -> Any:
     except ImportError:
         raise InputError("image models need diffusers: pip install 'efface[t2i]'") from None
     return getattr(diffusers, name)
+
+
+def channels_last(pipeline: Any) -> Any:
+    """The pipeline with its convolutions in the layout that they are fastest in (`benchmarks/layout.py`); no value is changed."""
+    from torch import channels_last, nn
+
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module) and any(isinstance(m, nn.Conv2d) for m in part.modules()):
+            part.to(memory_format=channels_last)
+    return pipeline

@@ -12,7 +12,7 @@ from ..base.running import quiet
 from ..llm.models import DTYPES, resolve_device
 from .adapters import FAMILIES
 from .aliases import ALIASES, HUB_ID, INDEX, MANIFEST, class_of, list_models, packaged
-from .diffusers import diffusers_class
+from .diffusers import channels_last, diffusers_class
 from .host import ImageHost
 
 __all__ = ["DTYPES", "list_models", "load_pipeline"]
@@ -43,15 +43,7 @@ def load_pipeline(name_or_path: str | Path, dtype: str = "float32", device: str 
         raise InputError(f"dtype 'auto' is for aliases and folders; name the dtype of {source}")
     pipeline = _load(source, dtype, safety)
     pipeline.set_progress_bar_config(disable=True)
-    return ImageHost(_channels_last(pipeline.to(place)), name, **_sampling(source))
-
-
-def _channels_last(pipeline: Any) -> Any:
-    """The pipeline with its convolutions in the layout that they are fastest in (`benchmarks/layout.py`); values stay the same."""
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module) and any(isinstance(m, nn.Conv2d) for m in part.modules()):
-            part.to(memory_format=torch.channels_last)
-    return pipeline
+    return ImageHost(channels_last(pipeline.to(place)), name, **_sampling(source))
 
 
 def _locate(text: str) -> tuple[str, str | Path]:

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ...base.errors import InputError
+from ...base.errors import UnknownName
 from ...base.files import digest, read_json, sha256_file
-from ..diffusers import diffusers_class
+from ..aliases import ALIASES
+from ..diffusers import channels_last, diffusers_class
 from .assemble import MANIFEST
 from .recipe import SAMPLING
 
@@ -23,14 +24,15 @@ def drawing(folder: Path, steps: int | None = None, guidance: float | None = Non
     Steps and guidance that are not given are the folder's own, else the miniature's.
 
     Raises:
-        InputError: No pipeline lies there, or diffusers is not installed.
+        UnknownName: No pipeline lies there.
+        InputError: diffusers is not installed.
     """
     if not (folder / "model_index.json").is_file():
-        raise InputError(f"--model {folder}: no pipeline there (model_index.json); train one with `efface icons train`")
+        raise UnknownName("model", str(folder), ALIASES, "Or name a folder with model_index.json; `efface icons train` makes one")
     manifest = folder / MANIFEST
     own = {**SAMPLING, **(read_json(manifest).get("sampling", {}) if manifest.is_file() else {})}
     steps, guidance = own["steps"] if steps is None else steps, own["guidance"] if guidance is None else guidance
-    pipe = diffusers_class("StableDiffusionPipeline").from_pretrained(folder, dtype=torch.float32)
+    pipe = channels_last(diffusers_class("StableDiffusionPipeline").from_pretrained(folder, dtype=torch.float32))
     pipe.set_progress_bar_config(disable=True)
 
     @torch.no_grad()

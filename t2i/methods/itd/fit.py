@@ -17,6 +17,7 @@ from ....deactivate.gate import Gate
 from ....deactivate.layer import DeactivationPart, sae_hook_point
 from ....deactivate.parts import Part
 from ....deactivate.replacement import ReplacementPart
+from ...aliases import ALIASES, packaged_saes
 from .config import ItdConfig
 from .fitted import FittedGates, fitted_gates
 from .official import official_features, official_gate
@@ -70,7 +71,8 @@ def fit(
     if not concepts:
         raise MatchedNothing("no concept given: name at least one with --concept (concepts=[…])")
     if not saes:
-        raise InputError("itd needs an SAE of a text encoder: saes=[SAE.load(DIR)] (--sae DIR); `efface train` makes one")
+        own = f"; {host.name} has one of its own, --sae {host.name}" if host.name in ALIASES and packaged_saes(host.name) else ""
+        raise InputError(f"itd needs an SAE of a text encoder: saes=[SAE.load(DIR)] (--sae DIR){own}; `efface train` makes one")
     one_reader(host, saes)
     if config.form == "replace" and len(saes) > 1:
         raise InputError("form=replace rewrites the prompt, which all text encoders read: give one SAE")
