@@ -74,9 +74,9 @@ class UnetRecipe:
     """What diffusers calls `attention_head_dim`."""
     groups: int = 16
     batch: int = 32
-    flags_share: float = 0.15
+    flags_share: float = 0.2
     """Of a batch that is flags."""
-    concepts_share: float = 0.35
+    concepts_share: float = 0.2
     """Of a batch that is drawings of the twenty concepts, which are evaluated; the rest of the main set shares what is left."""
     noisy: float = 1.0
     """Steps are drawn as T (1 - u^noisy), u uniform: 1 is uniform, 2.5 puts two thirds of them into the noisiest third, where only the

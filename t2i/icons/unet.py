@@ -35,7 +35,7 @@ class Lesson:
 
 
 def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = (), only_concepts: bool = False) -> list[Lesson]:
-    """What the denoiser is shown: the main set and one flag of each class.
+    """What the denoiser is shown: the main set and one flag of each class, as the first pack draws it (captions do not name packs).
 
     Args:
         vae: Encodes the drawings.
@@ -66,7 +66,7 @@ def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = 
         out.append(Lesson(icon, tuple(data.styles[i] for i in kept), *latents, icon.icon in shown))
     for name, codes in {} if only_concepts else flags.items():
         if name not in without:
-            out.append(Lesson(table.flags[codes[0]], (), encoded(vae, data.flags[:, data.codes.index(codes[0])]), None))
+            out.append(Lesson(table.flags[codes[0]], (), encoded(vae, data.flags[:1, data.codes.index(codes[0])]), None))
     if not out:
         raise MatchedNothing("nothing is left to learn: without names everything")
     return out
