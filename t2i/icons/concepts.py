@@ -29,6 +29,8 @@ STYLE_PAIRS = {
     "contrast": "monotone", "monotone": "contrast",
 }  # fmt: skip
 """The style closest to each, which must survive."""
+STYLE_ANCHORS = {s: "noto" if s in ("twemoji", "emojione") else "twemoji" for s in STYLE_PAIRS}
+"""The style that an eraser may draw instead: neither the style itself nor the closest."""
 FLAGS_NEAR = 5
 """Closest flags that must survive."""
 GROUPS = "flag_groups.json"
@@ -84,7 +86,7 @@ def object_concept(name: str, table: Table) -> dict[str, Any]:
         "neighbours": {s: list(_things(s, table, close)) for s in SPLITS},  # the pair first
         "general": {s: [*_things(s, table, [k for k in rest if k not in close]), *_flags(s, table)] for s in SPLITS},
         "synonyms": {"seen": [w for w, _ in seen], "held_out": [w for w, _ in held]},
-        "anchor": first.category,
+        "anchor": thing.anchor,
     }
 
 
@@ -103,7 +105,7 @@ def style_concept(style: str, table: Table) -> dict[str, Any]:
         "target": {s: list(_things(s, table, keys, [style], bare=False)) for s in SPLITS},
         "neighbours": {s: list(_things(s, table, shown, [pair], bare=False)) for s in SPLITS},
         "general": {s: general(s) for s in SPLITS},
-        "anchor": "",
+        "anchor": f"{STYLE_ANCHORS[style]} style",
     }
 
 

@@ -227,6 +227,7 @@ def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):
     assert edit.parts[0].substituted(host, MIXED) == ["a red apple", "a big tree", "the blue bus", "a tree and a cat"]
     two = ReplacementPart(replace(edit.parts[0].layer, features=(0, 1)), "tree")
     assert two.substituted(host, ["a dog cat", "a dog and a cat"]) == ["a tree", "a tree and a tree"]
+    assert two.substituted(host, ["dog, red  dog  cat", "the dog"]) == ["tree, red tree", "the tree"]
     base, want = draw(host, MIXED), draw(host, ["a red apple", "a big tree", "the blue bus", "a tree and a cat"])
     edit.save(tmp_path / "edit")
     with Edit.load(tmp_path / "edit").applied(host) as fired:
@@ -237,6 +238,19 @@ def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):
     assert changed(want, base).tolist() == [False, True, False, True]
     with pytest.raises(InputError, match="no permanent form"):
         edit.apply_(host)
+
+
+def test_words_with_a_little_of_the_features_stay():
+    host = tiny_image_host("sd")
+    own = word_sae(host)
+    with torch.no_grad():  # «cat» rouses its feature two fifths as much as «dog» its own
+        own.W_enc[:, 1] *= 0.4
+        own.b_enc[1] *= 0.4
+    layer = DeactivationPart(own, (0, 1), 0.0, "scale", spare_first=True)
+    prompts = ["a dog and a cat", "the cat"]
+    assert ReplacementPart(layer, "tree", 0.2).substituted(host, prompts) == ["a tree and a tree", "the tree"]
+    assert ReplacementPart(layer, "tree", 0.8).substituted(host, prompts) == ["a tree and a cat", "the tree"]
+    assert ReplacementPart(layer, "", 0.2).substituted(host, prompts) == ["a and a", "the"]
 
 
 def test_where_only_eos_is_active_the_anchor_alone_is_read():
