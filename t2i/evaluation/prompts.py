@@ -43,7 +43,8 @@ def asks(
         ways: Prompts a way other than by name, as many of each of its phrases as can be, a seeded choice.
         neighbours: Prompts of neighbours: all of the first neighbour's (the pair), of the others a seeded choice; None: all.
         target: Prompts by name, as many of each phrase as can be, a seeded choice; None: all.
-        cells: Object -> styles that the base draws (`efface icons check`); cells of these objects that are not there are left out.
+        cells: Object -> styles that the base draws (`efface icons check`); cells of these objects that are not there are left out. A
+            style is asked for with these objects alone: what else the base draws in it is not known.
         seed: Of the choices.
 
     Raises:
@@ -53,6 +54,7 @@ def asks(
     concept.require("target", split)
     own = [Ask(r.text, "target", *_labels(r.labels), r.subject or "") for r in concept.records[split]]
     named = [a for a in own if a.way == "name" and _drawn(a, cells)]
+    named = [a for a in named if a.labels.get("object") in (cells or ())] or named
     head = (concept.judge or "icons/object").split("/")[1]
     if lacking := [a.text for a in own if head not in a.labels]:
         raise InputError(f"concept {concept.name!r}: target line {lacking[0]!r} has no label {head!r}, so no judge can tell if it is drawn")

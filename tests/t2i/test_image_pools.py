@@ -53,6 +53,9 @@ def test_the_default_evaluation_of_an_object_fits_its_budget() -> None:
     style = asks(Concept.load("icons/style-noto"), "test", target=c.target, neighbours=c.neighbours, general=0, ways=0)
     assert Counter(a.group for a in style) == {"target": 40, "neighbours": 40}
     assert len({a.subject for a in style if a.group == "target"}) == 40
+    known = {"dog": ["noto", "blob"], "taco": ["blob"], "bus": ["noto"]}
+    drawn = asks(Concept.load("icons/style-noto"), "test", target=c.target, neighbours=0, general=0, ways=0, cells=known)
+    assert Counter(a.labels["object"] for a in drawn) == {"dog": 2, "bus": 2}
 
 
 def test_settings_and_judges_that_are_refused() -> None:
