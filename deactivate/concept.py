@@ -105,7 +105,7 @@ class Concept:
         key = re.sub(r"[^a-z0-9]+", "-", str(source).lower()).strip("-")
         if key in packaged and path.suffix not in (".yaml", ".yml", ".json"):
             return cls.from_mapping(parse_file(packaged[key]), where=f"packaged concept {key}")
-        hint = "Give the path of a concept file (YAML or JSON), or one that `efface concepts` lists"
+        hint = "Give a concept file (`efface concepts --new FILE.yaml` writes one to begin with), or one that `efface concepts` lists"
         raise UnknownName("concept", str(source), [*packaged, *generated_concepts()], hint)
 
     @classmethod
