@@ -163,7 +163,8 @@ def offered(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         ("efface eval --concept icons/flag-fra", ["icons/flag-france"], "icons/dog"),
         ("efface eval --concept synthetic/ri", ["synthetic/river", "synthetic/river-cloze"], "synthetic/star"),
         ("efface icons concepts style-no", ["style-noto"], "dog"),
-        ("efface erase pisces --set preset=", ["preset=paper", "preset=efface"], "mu=7.0"),
+        ("efface erase pisces --set preset=", ["preset=paper", "preset=efface"], "mu="),
+        ("efface erase pisces --set ", ["tau=0.4", "preset=paper"], "--set"),
         ("efface attack g", ["gcg"], "beast"),
         ("efface eval --split ", ["validation", "test"], "train"),
         ("efface eval --judge icons/o", ["icons/object", "icons/object/A"], "icons/style"),
@@ -209,3 +210,29 @@ def test_a_bar_has_rate_and_time_left_and_is_there_only_for_what_lasts(
     assert "long" in shown
     assert re.search(r"\d\d:\d\d<\d\d:\d\d", shown)  # elapsed < left
     assert re.search(r"text/s|s/text", shown)
+
+
+def test_a_concept_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "bicycles.yaml"
+    assert status(f"concepts --new {place}", capsys)[0] == 0
+    code, out, err = status(f"concepts {place} icons/dog --json", capsys)
+    assert code == 0, err
+    own, dog = json.loads(out)["concepts"]
+    assert own["lines"]["target"] == {"train": 6, "validation": 4, "test": 4}
+    assert {c for c, lacks in own["lacks"].items() if lacks} == {"eval of a pipeline"}  # the sample goes all the way with a language model
+    assert dog["lacks"]["eval, attack on a language model"] == ["questions.validation"]
+    assert not dog["lacks"]["eval of a pipeline"]
+    place.write_text(place.read_text().replace("neighbour_questions:", "neighbour_question:"))
+    for line, says in (
+        (f"concepts --new {place}", "exists already"),
+        (f"concepts --new {tmp_path}/x.json", r"ends in \.yaml"),
+        (f"concepts {place} --new {tmp_path}/x.yaml", "one of them"),
+        (f"concepts {place}", "'neighbour_question'.*neighbour_questions"),
+        ("concepts basebal", "baseball"),
+    ):
+        code, out, err = status(line, capsys)
+        assert (code, out) == (2, "")
+        assert re.search(says, err), err
+    code, out, _ = status("concepts baseball", capsys)
+    assert code == 0
+    assert "neighbour_questions" in out

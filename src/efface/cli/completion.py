@@ -5,8 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-
-import typer
+from typing import Any
 
 Offers = Iterable[str | tuple[str, str]]
 """Words, some with what they are."""
@@ -135,7 +134,7 @@ def domains(incomplete: str) -> Offers:
 
 
 @silent
-def settings(ctx: typer.Context, incomplete: str) -> Offers:
+def settings(ctx: Any, incomplete: str) -> Offers:
     """Settings of the eraser whose command it is: each with its choices, or with its default."""
     from dataclasses import MISSING, fields
     from typing import get_type_hints

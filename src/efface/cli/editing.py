@@ -71,11 +71,12 @@ def _command(method: "Method") -> Callable[..., None]:
         from_mapping(method.load_config(), values, where=f"--set of {method.name}")
         check_kind(method, model)
         concepts = [Concept.load(c) for c in progress(concept, desc="concepts", unit="concept", inner=True)]
+        folders = sae or needed_saes(method, model)
         ready = load_gate(gate) if gate else None
         if ready:
             ready.require_threshold()
         host = o.load_any_host(model, dtype, device)
-        saes = load_saes(sae)
+        saes = load_saes(folders)
         edit = fit_edit(method.name, host, concepts, saes=saes, seed=seed, **values)
         if (gated or ready) and edit.gate is not None:
             raise InputError(f"{method.name} puts a gate of its own in front of its edit; leave out {'--gated' if gated else '--gate'}")
@@ -93,6 +94,23 @@ def _command(method: "Method") -> Callable[..., None]:
         o.emit(summary, "\n".join([f"{method.name}: {', '.join(summary['concepts'])} -> {out}", *map(_told, summary["parts"])]), as_json)
 
     return erase
+
+
+def needed_saes(method: "Method", model: str) -> list[Path]:
+    """Packaged SAEs of the model, for a method that needs one where none was named.
+
+    Raises:
+        InputError: There are none; before anything is loaded.
+    """
+    from ..base.errors import InputError
+    from ..t2i.aliases import ALIASES, packaged_saes
+
+    found = packaged_saes(model) if "sae" in method.needs and model in ALIASES else []
+    if "sae" in method.needs and not found:
+        raise InputError(
+            f"{method.name} needs an SAE: name one with --sae DIR; efface train --model {model} --at HOOKPOINT --out DIR makes one"
+        )
+    return found
 
 
 def check_kind(method: "Method", model: str) -> None:

@@ -167,8 +167,8 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
         from rich.text import Text
 
         drawn = Table()
-        for head in headers:
-            drawn.add_column(Text(head), overflow="fold")
+        for i, head in enumerate(headers):
+            drawn.add_column(Text(head), overflow="fold", no_wrap=i == 0)  # names stay whole, to be copied
         for row in rows:
             drawn.add_row(*map(Text, row))  # as text: nothing in a cell is markup
         return rendered(drawn)
@@ -202,7 +202,7 @@ def comparison(found: "Comparison") -> str:
     return rendered(drawn) if console.measure(drawn).maximum <= console.width else found.plain().rstrip("\n")
 
 
-def size(n: float) -> str:
+def size(n: int | float) -> str:
     """Bytes as people read them: `512 B`, `1.4 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n < 1024 or unit == "GiB":
