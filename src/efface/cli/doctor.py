@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -249,7 +249,8 @@ def _version(name: str) -> str | None:
 
 def _metadata(key: str) -> str | None:
     try:
-        return importlib.metadata.metadata("efface").get(key)
+        found: Any = importlib.metadata.metadata("efface")
+        return found.get(key)
     except importlib.metadata.PackageNotFoundError:
         return None
 
