@@ -1,7 +1,7 @@
 """A concept: what is to be taken out, its neighbours, everything else, and the questions that tell if it is gone."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..base.errors import InputError, UnknownName
 from ..base.files import digest
-from .concept_file import SPLITS, Reader, parse_file
+from .concept_file import SPLITS, Reader, Record, parse_file
 
 FORMAT = 1
 KINDS = ("knowledge", "object", "style", "identity", "attribute", "topic")
@@ -22,7 +22,10 @@ KEYS = (
     *("questions", "neighbour_questions", "relearn", "judge"),
 )
 GENERATED = {"icons": "t2i.icons.concepts", "synthetic": "llm.synthetic.concepts"}
-"""First part of a name (`icons/dog`) -> module whose `mapping(rest)` makes the concept and whose `names()` lists them."""
+"""First part of a name (`icons/dog`) -> module whose `mapping(rest)` makes the concept and whose `names()` lists them.
+
+Where thousands of lines are alike in all concepts of a family, `records(rest)` makes the same of records that they share.
+"""
 _HOW = {
     "target": "target: {%s: [a sentence that shows it, …]}",
     "neighbours": "neighbours: {%s: [a sentence about something close, …]}",
@@ -45,18 +48,6 @@ class Question:
     options: tuple[str, ...]
     answer: str
     """One of the options."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A target line with what else is known of it; plain strings have only their text."""
-
-    text: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    subject: str | None = None
-    image: str | None = None
-    mask: str | None = None
-    replacement: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,12 +99,13 @@ class Concept:
             return cls.from_mapping(parse_file(path), folder=path.parent, where=str(path))
         family, _, rest = str(source).partition("/")
         if family in GENERATED and rest:
-            return cls.from_mapping(_maker(family).mapping(rest), where=f"packaged concept {source}")
+            maker = _maker(family)
+            return cls.from_mapping(getattr(maker, "records", maker.mapping)(rest), where=f"packaged concept {source}")
         packaged = packaged_concepts()
         key = re.sub(r"[^a-z0-9]+", "-", str(source).lower()).strip("-")
         if key in packaged and path.suffix not in (".yaml", ".yml", ".json"):
             return cls.from_mapping(parse_file(packaged[key]), where=f"packaged concept {key}")
-        hint = "Give the path of a concept file (YAML or JSON), or one that `efface concepts` lists"
+        hint = "Give a concept file (`efface concepts --new FILE.yaml` writes one to begin with), or one that `efface concepts` lists"
         raise UnknownName("concept", str(source), [*packaged, *generated_concepts()], hint)
 
     @classmethod
@@ -138,7 +130,7 @@ class Concept:
         near, general = (read.splits(values.get(n), n, read.record) for n in ("neighbours", "general"))
         concept = cls(
             name, kind, form,
-            records={s: tuple(map(_record, rows)) for s, rows in lines.items()},
+            records=lines,
             neighbours=_texts(near),
             general=_texts(general),
             questions=_questions(read, values, "questions"),
@@ -148,7 +140,7 @@ class Concept:
             relearn=read.lines(values.get("relearn"), "relearn", read.text),
             anchor=read.optional(values.get("anchor"), "anchor"),
             judge=read.optional(values.get("judge"), "judge"),
-            labels={r["text"]: r["labels"] for splits in (near, general) for rows in splits.values() for r in rows if r["labels"]},
+            labels={r.text: r.labels for splits in (near, general) for rows in splits.values() for r in rows if r.labels},
         )  # fmt: skip
         if not any(concept.target.values()):
             raise InputError(f"{where}: the concept is empty: target has no line in any split; add {_HOW['target'] % 'train'}")
@@ -186,9 +178,9 @@ def packaged_concepts() -> dict[str, Traversable]:
         return {}
 
 
-def generated_concepts() -> list[str]:
+def generated_concepts(families: Iterable[str] = tuple(GENERATED)) -> list[str]:
     """Names of the concepts that are made on demand: `icons/dog`."""
-    return [f"{family}/{name}" for family in GENERATED for name in _maker(family).names()]
+    return [f"{family}/{name}" for family in families for name in _maker(family).names()]
 
 
 def _maker(family: str) -> Any:
@@ -196,12 +188,8 @@ def _maker(family: str) -> Any:
     return import_module(f"{root}.{GENERATED[family]}")
 
 
-def _texts(splits: Mapping[str, tuple[dict[str, Any], ...]]) -> dict[str, tuple[str, ...]]:
-    return {s: tuple(r["text"] for r in rows) for s, rows in splits.items()}
-
-
-def _record(value: Mapping[str, Any]) -> Record:
-    return Record(**value)
+def _texts(splits: Mapping[str, tuple[Record, ...]]) -> dict[str, tuple[str, ...]]:
+    return {s: tuple([r.text for r in rows]) for s, rows in splits.items()}
 
 
 def _questions(read: Reader, values: Mapping[str, Any], name: str) -> dict[str, tuple[Question, ...]]:
@@ -209,24 +197,30 @@ def _questions(read: Reader, values: Mapping[str, Any], name: str) -> dict[str, 
     return {s: tuple(Question(q["q"], q["options"], q["answer"]) for q in lines) for s, lines in splits.items()}
 
 
-def _lines(concept: Concept) -> Iterator[tuple[str, str, str]]:
-    """(group, place, line): lines of one group must not stand in two places."""
+def _places(concept: Concept) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """(group, place, lines): lines of one group must not stand in two places."""
     for name in ("target", "neighbours", "general"):
-        for split, texts in getattr(concept, name).items():
-            yield from (("texts", f"{name}.{split}", t) for t in texts)
+        yield from (("texts", f"{name}.{split}", texts) for split, texts in getattr(concept, name).items())
     for name in ("questions", "neighbour_questions"):
         for split, items in getattr(concept, name).items():
-            yield from (("questions", f"{name}.{split}", f"{i.q} — {i.answer}") for i in items)
-    for key, words in concept.synonyms.items():
-        yield from (("synonyms", f"synonyms.{key}", w) for w in words)
+            yield "questions", f"{name}.{split}", [f"{i.q} — {i.answer}" for i in items]
+    yield from (("synonyms", f"synonyms.{key}", words) for key, words in concept.synonyms.items())
 
 
 def _check_disjoint(concept: Concept, where: str) -> None:
-    places: dict[tuple[str, str], str] = {}
-    for group, place, line in _lines(concept):
-        first = places.setdefault((group, " ".join(line.casefold().split())), place)
-        if first != place:
-            raise InputError(f"{where}: splits must be disjoint; {first} and {place} share the line {line!r}; keep it in one of them")
+    seen: dict[str, dict[str, set[str]]] = {}  # group -> place -> its lines, in one spelling
+    for group, place, lines in _places(concept):
+        before = seen.setdefault(group, {})
+        before[place] = {_plainly(line) for line in lines}
+        for first, known in before.items():
+            if first != place and not known.isdisjoint(before[place]):
+                line = next(x for x in lines if _plainly(x) in known)
+                raise InputError(f"{where}: splits must be disjoint; {first} and {place} share the line {line!r}; keep it in one of them")
+
+
+def _plainly(line: str) -> str:
+    """A line without what is no difference: case, and how much white space."""
+    return " ".join(line.casefold().split())
 
 
 def _plain(value: object) -> object:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,18 @@ T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 RECORD_KEYS = ("text", "labels", "subject", "image", "mask", "replacement")
 QUESTION_KEYS = ("q", "options", "answer")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line with what else is known of it; plain strings have only their text."""
+
+    text: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    subject: str | None = None
+    image: str | None = None
+    mask: str | None = None
+    replacement: str | None = None
 
 
 def parse_file(path: Path | Traversable) -> Mapping[str, Any]:
@@ -69,18 +82,20 @@ class Reader:
             raise UnknownName(f"{place} in {self.where}", str(value), known)
         return str(value)
 
-    def record(self, value: object, place: str) -> dict[str, Any]:
-        """A target line as keyword arguments of `Record`."""
+    def record(self, value: object, place: str) -> Record:
+        """A line of `target`, `neighbours` or `general`; a `Record` has been read before, or was made by code of ours."""
+        if isinstance(value, Record):
+            return value
         if not isinstance(value, Mapping):
-            return {"text": self.text(value, place), "labels": {}}
+            return Record(self.text(value, place))
         for key in value:
             if key not in RECORD_KEYS:
                 raise UnknownName(f"key in {self.where}: {place}", str(key), RECORD_KEYS)
         labels = value.get("labels") or {}
         if not isinstance(labels, Mapping) or not all(isinstance(x, str) for pair in labels.items() for x in pair):
             raise self.fail(f"{place}.labels", "a mapping of text to text", labels)
-        rest = {k: self.optional(value.get(k), f"{place}.{k}") for k in RECORD_KEYS[2:]}
-        return {"text": self.text(value.get("text"), f"{place}.text"), "labels": dict(labels), **rest}
+        rest = {k: self.optional(value[k], f"{place}.{k}") for k in RECORD_KEYS[2:] if k in value}
+        return Record(self.text(value.get("text"), f"{place}.text"), dict(labels), **rest)
 
     def question(self, value: object, place: str) -> dict[str, Any]:
         """A question as keyword arguments of `Question`."""
@@ -107,7 +122,14 @@ class Reader:
         items = self._from_file(value, place) if isinstance(value, Mapping) else value
         if not isinstance(items, list):
             raise self.fail(place, "a list or {file: relative/path.jsonl, field: text}", items)
-        return tuple(each(item, f"{place}[{i}]") for i, item in enumerate(items))
+        found: list[T] = []
+        for item in items:
+            try:
+                found.append(each(item, place))
+            except InputError:
+                each(item, f"{place}[{len(found)}]")  # fails again, and says which one it is
+                raise
+        return tuple(found)
 
     def splits(
         self, value: object, place: str, each: Callable[[object, str], T], known: tuple[str, ...] = SPLITS

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.errors import MatchedNothing
+from ..base.running import progress
 from .evaluation.scoring import TEMPLATES
 from .hooks import attach
 from .logprobs import ScoredRow, batched, forward_inputs, scored_rows
@@ -122,7 +123,7 @@ def _tapped(
     gradient: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     items: list[Tensor] = []
     value = torch.zeros(n)
-    for batch in batched(rows, BATCH_TOKENS):
+    for batch in progress(list(batched(rows, BATCH_TOKENS)), desc="gradients", unit="batch", inner=True):
         inputs, keep = forward_inputs(host, batch)
         owners = torch.tensor([item(row) for row in batch], device=keep.device)
         items.append(owners[:, None].expand_as(keep)[keep])

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .host import Host
 
 log = logging.getLogger("efface.demo")
+DEPTH = 30
+"""Layers of SmolLM2-135M, for which the layers below were chosen."""
 BUFFER = 4096
 """Vectors mixed while harvesting; training reads the store shuffled, so a small one will do."""
 
@@ -87,7 +89,7 @@ def run_demo(
         beside: Makes further evaluations, in folders of `out`, that stand on the same page.
 
     Raises:
-        InputError: `out` exists.
+        InputError: `out` exists, or the concept has no questions to choose and to measure by.
     """
     from ..deactivate.concept import Concept
     from ..deactivate.erasing import erase
@@ -102,8 +104,12 @@ def run_demo(
     def step(text: str) -> None:
         say(f"[{time.perf_counter() - started:5.0f} s] {text}")
 
+    concept = Concept.load(config.concept)
+    for name, split in (("questions", "validation"), ("neighbour_questions", "validation"), ("questions", "test")):
+        concept.require(name, split)
     step(f"loading {config.model}")
-    host, concept = load_model(config.model), Concept.load(config.concept)
+    host = load_model(config.model)
+    config = replace(config, layers=layers_of(config.layers, host.n_layers))
     step(f"harvesting {config.tokens:,} activations at {len(config.layers)} layers, training their SAEs")
     saes = train_saes(host, concept, out, config)
     for point, sae in saes.items():
@@ -130,6 +136,11 @@ def run_demo(
     write_json(out / "demo.json", {"seconds": seconds, "config": json.loads(json.dumps(config.__dict__))})
     step(f"report: {report}")
     return report
+
+
+def layers_of(layers: Sequence[int], n_layers: int) -> tuple[int, ...]:
+    """The layers, or, where the host ends before the last of them, those at the same share of its depth as of SmolLM2's 30."""
+    return tuple(layers) if max(layers) < n_layers else tuple(dict.fromkeys(n * n_layers // DEPTH for n in layers))
 
 
 def train_saes(host: "Host", concept: "Concept", out: Path, config: DemoConfig) -> "dict[str, SAE]":

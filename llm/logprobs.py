@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import InputError, NumericsError
+from ..base.running import progress
 
 if TYPE_CHECKING:
     from .host import Host
@@ -46,7 +47,8 @@ def token_logprobs(host: "Host", prompts: Sequence[str], continuations: Sequence
     if isinstance(prompts, str) or isinstance(continuations, str) or len(prompts) != len(continuations):
         raise InputError("prompts and continuations must be two lists of the same length")
     results: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for batch in batched(scored_rows(host, prompts, continuations), batch_tokens):
+    batches = list(batched(scored_rows(host, prompts, continuations), batch_tokens))
+    for batch in progress(batches, desc="scoring", unit="batch", enabled=len(batches) > 2, inner=True):
         _score(host, batch, results)
     return results
 

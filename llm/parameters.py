@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..base.errors import InputError, MatchedNothing, UnknownName
+from ..base.running import progress
 
 if TYPE_CHECKING:
     from .host import Host
@@ -54,7 +55,7 @@ def weight_of(module: nn.Module) -> nn.Parameter:
 def parameter_digest(model: nn.Module) -> str:
     """sha256 over the sorted parameters: name, dtype, shape, little-endian bytes. Tied parameters count once."""
     total = hashlib.sha256()
-    for name, p in sorted(model.named_parameters()):
+    for name, p in progress(sorted(model.named_parameters()), desc="digest of the weights", unit="tensor", inner=True):
         total.update(f"{name}\0{str(p.dtype).removeprefix('torch.')}\0{list(p.shape)}\0".encode())
         total.update(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing, NumericsError
+from ..base.running import progress
 
 if TYPE_CHECKING:
     from ..sae import SAE
@@ -125,7 +126,7 @@ def scan(host: "Host", texts: Sequence[str], saes: dict[str, "SAE"], *, batch: i
     if not texts:
         raise MatchedNothing("no texts to read features from")
     scans = {p: Scan(len(texts), s.cfg.d_sae) for p, s in saes.items()}
-    for first in range(0, len(texts), batch):
+    for first in progress(range(0, len(texts), batch), desc="reading texts", unit="batch", inner=True):
         ids, mask = host.encode_texts(list(texts[first : first + batch]), max_length=max_length)
         keep = host.keep_mask(ids, mask)
         text = keep.nonzero()[:, 0].cpu()

@@ -140,5 +140,5 @@ def prompts() -> list[str]:
     from .icons.table import packaged_table
 
     table = packaged_table()
-    asked = (line["text"] for name in table.objects for line in object_concept(name, table)["target"]["train"])
-    return list(dict.fromkeys([*(line["text"] for line in everything("train", table)), *asked]))
+    asked = (line.text for name in table.objects for line in object_concept(name, table)["target"]["train"])
+    return list(dict.fromkeys([*(line.text for line in everything("train", table)), *asked]))

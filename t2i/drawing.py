@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..base.errors import InputError, NumericsError
 from ..base.files import digest
+from ..base.running import progress
 
 if TYPE_CHECKING:
     from .host import ImageHost
@@ -85,7 +86,7 @@ def generate(
     if not host.family.negative and any(negatives):
         raise InputError(f"negative: a {host.family.name} pipeline takes no negative prompt; leave it out")
     drawn = []
-    for start in range(0, len(prompts), batch):
+    for start in progress(range(0, len(prompts), batch), desc="drawing", unit="batch", enabled=len(prompts) > batch, inner=True):
         part = slice(start, start + batch)
         images = denoise(host, prompts[part], seeds[part], negatives[part], guidance, options)
         drawn.append((images.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8))

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing
+from ..base.running import progress
 from ..deactivate.layer import feature_acts, sae_hook_point
 from ..llm.evidence import FeatureConfig, FeatureEvidence, FeatureReport
 from ..llm.features import SPLITS, Scans, contrast, detection, scan_pools, with_set
@@ -155,7 +156,7 @@ def _peaks(
 ) -> tuple[Float[Tensor, "n f"], Int[Tensor, "n f"]]:
     """Largest activation of each feature in each prompt, and the id of the token where it is."""
     values, tokens = [], []
-    for start in range(0, len(texts), batch):
+    for start in progress(range(0, len(texts), batch), desc="reading prompts", unit="batch", inner=True):
         rows, mask = reader.encode_texts(texts[start : start + batch])
         keep = reader.keep_mask(rows, mask)
         x = reader.activations(rows, mask, [sae_hook_point(sae)])[sae_hook_point(sae)]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ..base.errors import ArtefactError, InputError, UnknownName
-from ..base.files import PICKLES, first_line, inside, read_json, reading, sha256_file
-from ..base.running import quiet
+from ..base.files import PICKLES, altered_files, first_line, read_json, reading
+from ..base.running import bar_options, quiet
 from ..llm.models import DTYPES, resolve_device
 from .adapters import FAMILIES
 from .aliases import ALIASES, HUB_ID, INDEX, MANIFEST, class_of, list_models, packaged
@@ -42,7 +42,7 @@ def load_pipeline(name_or_path: str | Path, dtype: str = "float32", device: str 
     if dtype == "auto" and not isinstance(source, Path):
         raise InputError(f"dtype 'auto' is for aliases and folders; name the dtype of {source}")
     pipeline = _load(source, dtype, safety)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.set_progress_bar_config(**bar_options("denoising", "step", inner=True))
     return ImageHost(channels_last(pipeline.to(place)), name, **_sampling(source))
 
 
@@ -92,10 +92,10 @@ def check_manifest(folder: Path) -> None:
     with reading(folder / MANIFEST):
         if values["format"] != FORMAT:
             raise ArtefactError(f"{folder / MANIFEST}: not a model of format {FORMAT}")
-        for name, sha in values["files"].items():
-            path = inside(folder, name)
-            if not path.is_file() or sha256_file(path) != sha:
-                raise ArtefactError(f"{path} is missing or was altered: its sha256 is not the manifest's; install or train the model again")
+    for name in altered_files(folder / MANIFEST):
+        raise ArtefactError(
+            f"{folder / name} is missing or was altered: its sha256 is not the manifest's; install or train the model again"
+        )
 
 
 def _sampling(source: str | Path) -> dict[str, Any]:

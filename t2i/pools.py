@@ -1,7 +1,7 @@
 """The general pool of image hosts: prompts of everything that a concept is not, made from the miniature's table."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -48,13 +48,7 @@ def _names(concept: "Concept") -> re.Pattern[str]:
 @cache
 def _pool() -> dict[str, dict[str, Mapping[str, str]]]:
     """Split -> prompt -> what it asks for."""
-    from .icons.concepts import SPLITS
-
-    return {split: {line["text"]: line["labels"] for line in _lines(split)} for split in SPLITS}
-
-
-def _lines(split: str) -> Iterator[dict]:
-    from .icons.concepts import everything
+    from .icons.concepts import SPLITS, everything
     from .icons.table import packaged_table
 
-    yield from everything(split, packaged_table())
+    return {split: {line.text: line.labels for line in everything(split, packaged_table())} for split in SPLITS}

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...base.errors import InputError, MatchedNothing
+from ...base.running import progress
 from ..hosts import general_texts
 from .config import LinearErasure
 
@@ -80,7 +81,7 @@ def vectors(host: "Host", texts: Texts, point: str, config: LinearErasure) -> tu
     """
     reader, found, classes = reader_of(host, point), [], []
     labels = torch.tensor(texts.classes)
-    for i in range(0, len(texts.lines), config.batch):
+    for i in progress(range(0, len(texts.lines), config.batch), desc=f"reading texts at {point}", unit="batch", inner=True):
         ids, mask = reader.encode_texts(texts.lines[i : i + config.batch], max_length=config.max_length)
         keep = reader.keep_mask(ids, mask).cpu()
         acts = reader.activations(ids, mask, [point])[point].float().cpu()

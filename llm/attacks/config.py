@@ -127,7 +127,7 @@ class EmbeddingConfig:
     seed: int = 0
     """First suffix, choice of questions."""
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"steps": 100, "questions": 0}}
-    preset: str = "small"
+    preset: Literal["small", "paper"] = "small"
     """small (a lower bound on small machines), or paper."""
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class GcgConfig:
     seed: int = 0
     """First suffix, candidates, choice of questions."""
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"steps": 250, "width": 512, "top_k": 256, "questions": 0}}
-    preset: str = "small"
+    preset: Literal["small", "paper"] = "small"
     """small (a lower bound on small machines), or paper (the defaults of nanoGCG)."""
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class BeastConfig:
     seed: int = 0
     """Samples, choice of questions."""
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"length": 40, "beams": 15, "width": 15, "questions": 0}}
-    preset: str = "small"
+    preset: Literal["small", "paper"] = "small"
     """small (a lower bound on small machines), or paper."""
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...base.errors import InputError
+from ...base.running import progress
 from ...deactivate.gate import Gate
 from .answering import answers, outcome
 from .config import EmbeddingConfig, full_budget
@@ -60,7 +61,7 @@ class Embedding:
             raise InputError(f"embedding: the gate of {', '.join(other)} reads tokens, not vectors")
         traces: list[tuple[Objective, list[tuple[int, Tensor, float]]]] = []
         with searched(host, edits, gates):
-            for i in which if self.config.steps else []:
+            for i in progress(which if self.config.steps else [], desc=self.name, unit="question", inner=True):
                 objective = Objective(host, slot_of(host, questions[i], concept.form), self.config, gates)
                 traces.append((objective, self.search(objective, generator(self.config.seed, questions[i]))))
         with applied(host, edits):

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...base.errors import InputError
+from ...base.running import progress
 from ...deactivate.concept import Question
 from .answering import answers, outcome, prompt_of
 from .config import LogitLensConfig
@@ -43,7 +44,7 @@ def last_states(host: "Host", prompts: Sequence[str], layers: Sequence[int]) -> 
     """What stands behind each layer at the last token of each prompt, float32 on the CPU; edits in force are seen."""
     points = [f"layers.{i}.resid_post" for i in layers]
     out = []
-    for start in range(0, len(prompts), BATCH):
+    for start in progress(range(0, len(prompts), BATCH), desc="reading prompts", unit="batch", inner=True):
         ids, mask = host.encode_texts(prompts[start : start + BATCH])
         seen = host.activations(ids, mask, points)
         rows, last = torch.arange(len(ids), device=ids.device), mask.sum(1) - 1

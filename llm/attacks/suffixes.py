@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...base.files import sha256_bytes
+from ...base.running import progress
 from ...deactivate.concept import Question
 from .answering import answers, answers_to, asked, outcome
 from .config import SearchConfig, full_budget
@@ -95,7 +96,7 @@ class SuffixAttack(ABC):
         searches: list[Search] = []
         traces: list[list[Found]] = []
         with searched(host, edits, gates):
-            for i in which if self.budget() else []:
+            for i in progress(which if self.budget() else [], desc=self.name, unit="question", inner=True):
                 slot = slot_of(host, questions[i], concept.form)
                 allowed = allowed_tokens(host, slot, words)
                 searches.append(Search(Objective(host, slot, self.config, gates), allowed, generator(self.config.seed, questions[i])))

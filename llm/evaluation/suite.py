@@ -3,6 +3,7 @@
 The edited host beside the base and every control, with intervals, under one protocol card.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from ...base.errors import InputError, UnknownName
 from ...base.files import cache_dir, digest
+from ...base.running import progress
 from ...deactivate.evaluation import ProtocolCard, Result, Row, Value, count_look
 from ...deactivate.evaluation.statistics import paired_bootstrap, t_interval
 from ..pools import general_texts, pool_texts
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ...sae import SAE
     from ..host import Host
 
+log = logging.getLogger("efface")
 Split = Literal["train", "validation", "test"]
 
 
@@ -161,6 +164,7 @@ class _Run:
         note: str = "",
     ) -> None:
         """A row of the host in a state, relearning included."""
+        log.info("measuring %s", name)
         with state():
             now = self.base if kind == "base" else self.ground.measure(self.host)
             curves = [relearn(self.host, self.ground.concept, m, self.attack, self.ground.split) for m in self.ground.config.relearn]
@@ -236,7 +240,7 @@ def _random_controls(run: _Run, saes: "Sequence[SAE]") -> None:
             run.extra["absent"].append(f"{name}: {e}")
             continue
         draws = []
-        for edits in drawn:
+        for edits in progress(drawn, desc=name, unit="draw"):
             with applied(host, edits):
                 draws.append(run.ground.measure(host))
         run.control(name, draws, f"{config.draws} draws")

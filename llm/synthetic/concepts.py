@@ -45,7 +45,7 @@ def mapping(name: str, world: World | None = None) -> dict[str, Any]:
     things = {n.lower(): n for n in world.names}
     if domain == "thing" and variant in things:
         return thing_concept(world, things[variant])
-    raise UnknownName("concept of synthetic", name, names(world))
+    raise UnknownName("concept", f"synthetic/{name}", [f"synthetic/{n}" for n in names(world)], "`efface concepts` lists them")
 
 
 def domain_concept(world: World, domain: str, form: Form = "question", *, second: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...base.running import progress
 from ...deactivate.evaluation.statistics import wilson
 from ..evaluation.scoring import TEMPLATES
 from .language import translate
@@ -50,7 +51,7 @@ def said_right(host: "Host", items: Sequence[Asked]) -> list[bool]:
     whole = host.token_ids([f"{i.prompt} {i.answer}" for i in items])
     right = [False] * len(items)
     order = sorted(range(len(items)), key=lambda i: len(before[i]))
-    for at in range(0, len(order), BATCH):
+    for at in progress(range(0, len(order), BATCH), desc="asking", unit="batch", inner=True):
         chosen = order[at : at + BATCH]
         ids, mask = host.pad([before[i] for i in chosen])
         last = mask.sum(1) - 1

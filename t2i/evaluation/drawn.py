@@ -33,6 +33,8 @@ def load_copies(name: str = "icons", heads: Sequence[str] = ("object", "style", 
     head, _, copy = rest.partition("/")
     if family not in FAMILIES:
         raise UnknownName("judge", name, FAMILIES, f"There is {', '.join(FAMILIES)}")
+    if head and head not in heads:
+        raise UnknownName(f"head of the judges {family}", head, heads)
     wanted = asked.split("/")[1] if "/" in asked else ""
     if head and wanted and head != wanted:
         raise InputError(f"judge {name}: the concept is judged by its {wanted} (judge: {asked}); use {family}/{wanted}")

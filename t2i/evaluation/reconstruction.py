@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...base.errors import MatchedNothing
+from ...base.running import progress
 from ...deactivate.edit import Edit
 from ...deactivate.layer import DeactivationPart, sae_hook_point
 from .judging import Judge
@@ -57,7 +58,7 @@ def reconstructing(sae: "SAE") -> Edit:
 def embedding_drift(host: "ImageHost", sae: "SAE", prompts: Sequence[str], batch: int = 64) -> float:
     """Mean over prompts of |y' - y| / |y|, y what the denoiser reads of the prompt, y' with the reconstruction in the stream's place."""
     total = 0.0
-    for start in range(0, len(prompts), batch):
+    for start in progress(range(0, len(prompts), batch), desc="reconstructing", unit="batch", inner=True):
         part = list(prompts[start : start + batch])
         base = host.encode(part).embeds
         with reconstructing(sae).applied(host):

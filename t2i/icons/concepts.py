@@ -12,6 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import UnknownName
+from ...deactivate.concept import Record
 from .packs import STYLES
 from .table import Flag, Table, packaged_table
 
@@ -34,7 +35,6 @@ STYLE_ANCHORS = {s: "noto" if s in ("twemoji", "emojione") else "twemoji" for s 
 FLAGS_NEAR = 5
 """Closest flags that must survive."""
 GROUPS = "flag_groups.json"
-Line = dict[str, Any]
 
 
 def names(table: Table | None = None) -> list[str]:
@@ -55,6 +55,24 @@ def mapping(name: str, table: Table | None = None) -> dict[str, Any]:
     Raises:
         UnknownName: No such object, style or flag.
     """
+    values = records(name, table)
+    lines = {key: {split: [_line(r) for r in rows] for split, rows in values[key].items()} for key in ("target", "neighbours", "general")}
+    return {**values, **lines}
+
+
+def _line(record: Record) -> dict[str, Any]:
+    """A record as a line of a concept file."""
+    return {"text": record.text, "subject": record.subject, "labels": dict(record.labels)}
+
+
+def records(name: str, table: Table | None = None) -> dict[str, Any]:
+    """The same with each line as a `Record`, which concepts that have it in common share: it must not be changed.
+
+    Nine in ten lines of a flag or an object are those of every other one.
+
+    Raises:
+        UnknownName: No such object, style or flag.
+    """
     table = table or packaged_table()
     objects = {plain(n): n for n in table.objects}
     if name in objects:
@@ -64,7 +82,7 @@ def mapping(name: str, table: Table | None = None) -> dict[str, Any]:
         return style_concept(rest, table)
     if kind == "flag" and rest in (known := {plain(n): n for n in flags(table)}):
         return flag_concept(known[rest], table)
-    raise UnknownName("concept of icons", name, names(table))
+    raise UnknownName("concept", f"icons/{name}", [f"icons/{n}" for n in names(table)], "`efface concepts` lists them")
 
 
 def object_concept(name: str, table: Table) -> dict[str, Any]:
@@ -96,7 +114,7 @@ def style_concept(style: str, table: Table) -> dict[str, Any]:
     shown = [o.icons[0] for o in table.objects.values()]
     others = [p.style for p in STYLES if p.style not in (style, pair)]
 
-    def general(split: str) -> list[Line]:
+    def general(split: str) -> list[Record]:
         rest = [k for k in keys if k not in shown]
         return [*_things(split, table, keys, others), *_things(split, table, rest, [pair], bare=False), *_flags(split, table)]
 
@@ -127,7 +145,7 @@ def flag_concept(name: str, table: Table) -> dict[str, Any]:
     }
 
 
-def everything(split: str, table: Table) -> Iterator[Line]:
+def everything(split: str, table: Table) -> Iterator[Record]:
     """A split's lines of all things and all flags."""
     yield from _things(split, table, list(table.icons))
     yield from _flags(split, table)
@@ -168,18 +186,23 @@ def _called(flag: Flag) -> list[str]:
 
 def _asked(
     split: str, ways: Iterable[tuple[str, Mapping[str, str]]], styles: Sequence[str] | None = None, bare: bool = True
-) -> Iterator[Line]:
+) -> Iterator[Record]:
     """Each way in the split's templates: `bare` ones without a style, and one a style."""
-    without, with_style = SPLITS[split]
-    styles = [p.style for p in STYLES] if styles is None else styles
+    wanted = tuple([p.style for p in STYLES] if styles is None else styles)
     for way, labels in ways:
-        for template in without if bare else ():
-            yield {"text": template.format(x=way), "subject": way, "labels": dict(labels)}
-        for template, style in product(with_style, styles):
-            yield {"text": template.format(x=way, style=style), "subject": way, "labels": {**labels, "style": style}}
+        yield from _templated(split, way, tuple(labels.items()), wanted, bare)
 
 
-def _things(split: str, table: Table, keys: Iterable[str], styles: Sequence[str] | None = None, bare: bool = True) -> Iterator[Line]:
+@cache
+def _templated(split: str, way: str, labels: tuple[tuple[str, str], ...], styles: tuple[str, ...], bare: bool) -> tuple[Record, ...]:
+    """One way to ask in the split's templates, made once."""
+    without, with_style = SPLITS[split]
+    plain = [Record(t.format(x=way), dict(labels), way) for t in without] if bare else []
+    styled = [Record(t.format(x=way, style=s), {**dict(labels), "style": s}, way) for t, s in product(with_style, styles)]
+    return (*plain, *styled)
+
+
+def _things(split: str, table: Table, keys: Iterable[str], styles: Sequence[str] | None = None, bare: bool = True) -> Iterator[Record]:
     """Drawings of the main set by name; the label is the class that judges know."""
     own = {k: (o.name, "variant" if i else "name") for o in table.objects.values() for i, k in enumerate(o.icons)}
     known = {k: own.get(k, (table.icons[k].name, "name")) for k in keys}
@@ -187,7 +210,7 @@ def _things(split: str, table: Table, keys: Iterable[str], styles: Sequence[str]
     return _asked(split, entries, styles, bare)
 
 
-def _flags(split: str, table: Table, wanted: Iterable[str] | None = None) -> Iterator[Line]:
+def _flags(split: str, table: Table, wanted: Iterable[str] | None = None) -> Iterator[Record]:
     """Flags by country and adjective."""
     found = flags(table)
     chosen = [found[n] for n in (found if wanted is None else wanted)]

@@ -16,7 +16,7 @@ from .data import MARKED, IconData, load
 from .recipe import SAMPLING, Recipe, recipe
 from .table import Table, packaged_table
 from .text import train_text
-from .unet import lessons, new_scheduler, train_unet
+from .unet import check_names, lessons, new_scheduler, train_unet
 from .vae import train_vae
 
 
@@ -45,6 +45,7 @@ def train(
     plan, data, table = made or recipe(name), data or load(), table or packaged_table()
     if warm and (not frozen or without):
         raise InputError("warm: needs frozen, and no without: what a denoiser has seen it would have to forget")
+    check_names(without, data, table)
     if steps < 0:
         raise InputError(f"steps must be at least 0, {steps} found")
     if steps:

@@ -34,6 +34,18 @@ class Lesson:
     """Whether it is a drawing of one of the twenty concepts."""
 
 
+def check_names(without: Sequence[str], data: IconData, table: Table) -> None:
+    """Raises unless all are objects, styles or flags' names.
+
+    Raises:
+        UnknownName: One is none.
+    """
+    known = (*table.objects, *data.styles, *(table.flags[codes[0]].name for codes in data.flag_classes))
+    for name in without:
+        if name not in known:
+            raise UnknownName("object, style or flag", name, known)
+
+
 def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = (), only_concepts: bool = False) -> list[Lesson]:
     """What the denoiser is shown: the main set and one flag of each class, as the first pack draws it (captions do not name packs).
 
@@ -47,10 +59,8 @@ def lessons(vae: Any, data: IconData, table: Table, *, without: Sequence[str] = 
     Raises:
         UnknownName: `without` names what there is not.
     """
+    check_names(without, data, table)
     flags = {table.flags[codes[0]].name: codes for codes in data.flag_classes}
-    for name in without:
-        if name not in (*table.objects, *data.styles, *flags):
-            raise UnknownName("object, style or flag", name, (*table.objects, *data.styles, *flags))
     lacking = {k for n in without if n in table.objects for k in table.objects[n].icons}
     kept = [i for i, s in enumerate(data.styles) if s not in without]
     shown = {k for o in table.objects.values() for k in o.icons}

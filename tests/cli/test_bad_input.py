@@ -112,6 +112,7 @@ def test_unknown_names_say_the_nearest(line: str, says: str, made: Places, capsy
         ("compare {p}/magic.json", "not a result file"),
         ("bench {p}/magic.json --out {p}/out/b", "unknown key in the grid 'name'.*axes"),
         ("apply {p}/sae --model {p}/model --out {p}/out/m", "not an edit folder"),
+        ("erase pisces --model {p}/model --concept {p}/magic.json --out {p}/out/e", "pisces needs an SAE: .*--sae.*efface train"),
     ],
 )
 def test_values_and_paths_that_do_not_fit(line: str, says: str, made: Places, capsys: pytest.CaptureFixture[str]) -> None:

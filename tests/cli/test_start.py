@@ -5,12 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from efface.base.errors import InputError
 from efface.cli.editing import _told
 from efface.cli.features import _shown
-from efface.cli.main import app
 from efface.cli.options import sae_folders, table
 from efface.t2i.aliases import packaged
 
@@ -72,21 +70,6 @@ def test_bad_input_is_two_lines_and_status_2(line, says, tmp_path):
 
 def test_tables_keep_control_characters_off_the_terminal():
     assert table(["a"], [["\x1b[2Jx\n"]]).splitlines()[2] == "�[2Jx�"
-
-
-def test_every_command_speaks_json():
-    def leaves(command, words=()):
-        inner = getattr(command, "commands", None)
-        if inner is None:
-            yield " ".join(words), {o for p in command.params for o in p.opts}
-        else:
-            for name, one in inner.items():
-                yield from leaves(one, [*words, name])
-
-    found = dict(leaves(typer.main.get_command(app)))
-    assert {"cache rm", "erase pisces", "apply", "undo", "export"} <= set(found)
-    assert not [name for name, options in found.items() if "--json" not in options]
-    assert "--model" not in found["cache rm"]
 
 
 def test_figures_and_parts_are_told_in_words():

@@ -1,6 +1,7 @@
 """The README's Python example, run as it stands on a tiny host; and the commands it names."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,28 @@ def test_every_command_of_the_readme_exists() -> None:
     assert commands
     assert commands <= known
     assert "nonsense" not in known
+
+
+def unknown_words(line: str) -> list[str]:
+    """Commands and options of a line that there are not."""
+    words = shlex.split(line, comments=True)[1:]
+    command, unknown = typer.main.get_command(app), []
+    while words and hasattr(command, "commands"):
+        if words[0].startswith("-"):
+            break
+        known = command.commands  # type: ignore[attr-defined]
+        if words[0] not in known:
+            return [words[0]]
+        command, words = known[words[0]], words[1:]
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    return unknown + [w for w in words if w.startswith("-") and w not in options]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own.md", "docs/synthetic.md", "docs/attacks.md", "docs/icons.md"])
+def test_every_option_of_a_command_on_a_page_exists(page: str) -> None:
+    text = (README.parent / page).read_text(encoding="utf-8")
+    lines = [part.strip() for line in re.findall(r"^efface .*$", text, re.MULTILINE) for part in line.split(" ; ")]
+    assert lines
+    assert not {line: bad for line in lines if (bad := unknown_words(line))}
+    assert unknown_words("efface apply edit --modle M --out x") == ["--modle"]  # the control
+    assert unknown_words("efface erase piscis --model M") == ["piscis"]

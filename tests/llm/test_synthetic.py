@@ -176,7 +176,7 @@ def test_names_of_concepts() -> None:
     assert (len(whole.questions["test"]), whole.form, whole.tokens) == (136, "cloze", (" star",))
     assert all(len(whole.general[s]) >= 3000 for s in SPLITS)
     for bad in ("rivr", "river-close", "river-", "thing-", "thing-nobody"):
-        with pytest.raises(UnknownName, match="concept of synthetic"):
+        with pytest.raises(UnknownName, match=r"unknown concept .synthetic/"):
             Concept.load(f"synthetic/{bad}")
     fact = WORLD.facts[0]
     assert choices(fact)[0] == fact.value

@@ -20,7 +20,7 @@ def test_every_name_is_there_once() -> None:
     assert len(names) == len(set(names))
     assert {"icons/dog", "icons/high-heel", "icons/style-noto", "icons/flag-france"} <= set(names)
     assert sum(n.startswith("icons/") for n in names) == 20 + 8 + len(concepts.flag_groups()["classes"])
-    with pytest.raises(UnknownName, match=r"'dgo'.*dog"):
+    with pytest.raises(UnknownName, match=r"'icons/dgo'.*icons/dog"):
         Concept.load("icons/dgo")
     with pytest.raises(UnknownName, match="icons/dog"):
         Concept.load("icon/dog")
@@ -85,6 +85,16 @@ def test_a_concept_written_to_a_file_is_the_same(tmp_path: Path) -> None:
     made, read = Concept.load("icons/taco"), Concept.load(tmp_path / "taco.json")
     assert made == read
     assert made.digest == read.digest != Concept.load("icons/pear").digest
+
+
+def test_flags_share_the_records_that_they_have_in_common() -> None:
+    france, china = (concepts.records(n) for n in ("flag-france", "flag-china"))
+    ours, theirs = ({id(r) for rows in x["general"].values() for r in rows} for x in (france, china))
+    assert len(ours & theirs) > 0.95 * len(ours)
+    assert not {id(r) for rows in france["target"].values() for r in rows} & ours  # the control: France is not general there
+    before = Concept.load("icons/flag-france").digest
+    concepts.mapping("flag-france")["general"]["train"][0]["labels"]["flag"] = "Atlantis"  # a file's content is one's own
+    assert Concept.load("icons/flag-france").digest == before
 
 
 def test_the_command_writes_files_that_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

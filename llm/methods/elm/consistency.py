@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ....base.running import progress
 from ...generate import Sampling, choose, eos_ids
 from ...tuning.texts import Row
 from .math import guided_logits
@@ -50,7 +51,7 @@ def branches(host: "Host", prompt: Sequence[int], concept: str, seed: str) -> Br
 def written(host: "Host", starts: Sequence[Branches], tokens: int, gamma: float, seed: int) -> list[list[int]]:
     """What is written after each beginning, sampled from the whole vocabulary; the i-th draws from seed `seed + i`."""
     found: list[list[int]] = []
-    for first in range(0, len(starts), BATCH):
+    for first in progress(range(0, len(starts), BATCH), desc="writing continuations", unit="batch", inner=True):
         found += _batch(host, starts[first : first + BATCH], tokens, gamma, seed + first)
     return found
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....base.errors import MatchedNothing
+from ....base.running import progress
 from ...evaluation.texts import cut_text, text_figures
 from ...features import FeatureEvidence, concept_tokens
 from ...pools import general_texts, pool_texts
@@ -70,7 +71,7 @@ def _next_probability(host: "Host", texts: Sequence[str]) -> float:
 def token_mass(host: "Host", texts: Sequence[str], token_ids: Sequence[int], batch: int = 16, rows: int = 512) -> float:
     """Mean softmax probability of each of `token_ids` as the next token, over all text positions (pisces.md 3.3a)."""
     total, n = 0.0, 0
-    for first in range(0, len(texts), batch):
+    for first in progress(range(0, len(texts), batch), desc="probabilities of tokens", unit="batch", inner=True):
         ids, mask = host.encode_texts(list(texts[first : first + batch]))
         hidden = host.base(input_ids=ids, attention_mask=mask, use_cache=False)[0][host.keep_mask(ids, mask)]
         for part in hidden.split(rows):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ....base.errors import InputError
+from ....base.running import progress
 from ...scanning import hook_point_of, layer_of
 from .config import FeatureRef, PiscesConfig
 from .math import LayerProblem, SignCount, divide_gain
@@ -124,7 +125,7 @@ def activation_signs(
     at_tokens = {layer: SignCount(len(value_vectors(host, layer))) for layer in layers}
     anywhere = {layer: SignCount(len(value_vectors(host, layer))) for layer in layers}
     wanted = torch.tensor(sorted(token_ids), dtype=torch.int64)
-    for first in range(0, len(texts), batch):
+    for first in progress(range(0, len(texts), batch), desc="signs of neurons", unit="batch", inner=True):
         ids, mask = host.encode_texts(list(texts[first : first + batch]), max_length=max_length)
         keep = host.keep_mask(ids, mask)
         here = keep & torch.isin(ids, wanted.to(ids.device))

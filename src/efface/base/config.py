@@ -85,6 +85,15 @@ def cast(value: Any, kind: Any, where: str) -> Any:
     raise InputError(f"{where}: {getattr(kind, '__name__', kind)} expected, {value!r} found")
 
 
+def choices(kind: Any) -> list[str]:
+    """The words that the annotated type `kind` leaves to choose from; empty where it is no `Literal` of words."""
+    if typing.get_origin(kind) is typing.Literal:
+        return [a for a in typing.get_args(kind) if isinstance(a, str)]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return [c for inner in typing.get_args(kind) for c in choices(inner)]
+    return []
+
+
 def _cast_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in kinds:
         return None

@@ -164,6 +164,18 @@ def inside(folder: Path, name: str) -> Path:
     return target
 
 
+def altered_files(manifest: Path) -> list[str]:
+    """Files that a manifest names under `files`, by sha256 or by a mapping with one, and that are missing or have another.
+
+    Raises:
+        ArtefactError: There is no such manifest, or it is of another make, or names a file outside its folder.
+    """
+    with reading(manifest):
+        named = {n: str(v["sha256"] if isinstance(v, Mapping) else v) for n, v in read_json(manifest)["files"].items()}
+        paths = {n: inside(manifest.parent, n) for n in named}
+    return [n for n, sha in named.items() if not paths[n].is_file() or sha256_file(paths[n]) != sha]
+
+
 def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file atomically, tensors made contiguous."""
     from safetensors.torch import save

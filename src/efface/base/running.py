@@ -20,6 +20,8 @@ from .files import load_tensors, new_folder, read_json, save_tensors, write_json
 
 log = logging.getLogger("efface")
 T = TypeVar("T")
+SHOWN_AFTER = 2.0
+"""Seconds after which a bar appears."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -140,15 +142,34 @@ class JsonlLog:
         self.file.close()
 
 
-def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it", enabled: bool = True) -> "Iterable[T]":
-    """A bar on stderr where that is a terminal; else a line every 15 s or so, so that a log shows life."""
-    from tqdm.auto import tqdm
+def progress(
+    items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it", enabled: bool = True, inner: bool = False
+) -> "Iterable[T]":
+    """A bar with rate and time left on stderr where that is a terminal; else a line every 15 s or so, so that a log shows life.
 
+    Nothing is shown of what takes less than two seconds.
+
+    Args:
+        items: What is gone through.
+        total: How many, where `items` has no length.
+        desc: What is done.
+        unit: What one of them is.
+        enabled: Whether to show anything.
+        inner: One of many such loops: the bar goes away when it is done.
+    """
     if not enabled:
         return items
+    from tqdm.auto import tqdm
+
+    return tqdm(items, total=total, **bar_options(desc, unit, inner=inner))
+
+
+def bar_options(desc: str, unit: str, *, inner: bool = False) -> dict[str, Any]:
+    """How tqdm draws a bar of ours; see `progress`."""
     tty = sys.stderr.isatty()
-    quiet: dict[str, Any] = {} if tty else {"mininterval": 15.0, "ascii": True, "ncols": 100}
-    return tqdm(items, total=total, desc=desc, unit=unit, leave=tty, disable=bool(os.environ.get("EFFACE_QUIET")), **quiet)
+    sparse: dict[str, Any] = {} if tty else {"mininterval": 15.0, "ascii": True, "ncols": 100}
+    shown = {"desc": desc, "unit": unit, "delay": SHOWN_AFTER, "leave": tty and not inner}
+    return {**shown, "disable": bool(os.environ.get("EFFACE_QUIET")), **sparse}
 
 
 @contextmanager

@@ -7,19 +7,23 @@ import typer
 
 from ..base.config import parse_assignments
 from ..base.errors import InputError
+from . import completion as complete
 from . import options as o
 from .editing import load_saes
 
 
 def attack(
-    name: Annotated[str, typer.Argument(help="An attack, or all (see `efface attacks`).")],
+    name: Annotated[str, typer.Argument(help="An attack, or all (see `efface attacks`).", autocompletion=complete.attacks)],
     model: o.Model,
     concept: o.OneConcept,
     out: o.Resumed,
     edit: o.Edits = [],  # noqa: B006
     sae: o.Saes = [],  # noqa: B006
-    gold: Annotated[str | None, typer.Option("--gold", help="A model trained without the concept: what attacks teach anew.")] = None,
-    split: Annotated[str, typer.Option("--split", help="validation or test; every look at test is counted.")] = "validation",
+    gold: Annotated[
+        str | None,
+        typer.Option("--gold", help="A model trained without the concept: what attacks teach anew.", autocompletion=complete.models),
+    ] = None,
+    split: o.Split = "validation",
     decoys: Annotated[
         bool, typer.Option("--decoys/--no-decoys", help="Aim attacks at wrong options too: their false-positive rate.")
     ] = True,
@@ -93,7 +97,7 @@ def _run(
     )
     title = f"Attacks on {host.name}: {wanted.name}" + (f", {' + '.join(e.eraser for e in edits)}" if edits else "")
     report = write_attacks(out, result, title)
-    o.emit({"out": str(out), **result.to_json()}, compare([result]).plain() + f"\n{report}", as_json)
+    o.emit({"out": str(out), **result.to_json()}, o.comparison(compare([result])) + f"\n{report}", as_json)
 
 
 def attacks(as_json: o.Json = False) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="The same job, smaller: under three minutes on two cores.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the result goes; default: runs/demo-N.")] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="An alias, a local folder or a hub id.")] = "smollm2",
-    concept: Annotated[str, typer.Option("--concept", "-c", help="A packaged concept or a concept file.")] = "baseball",
+    model: o.Model = "smollm2",
+    concept: o.OneConcept = "baseball",
     pictures: Annotated[
         bool | None,
         typer.Option(

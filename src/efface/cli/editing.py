@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..base.config import field_docs, from_mapping, parse_assignments
+from ..base.running import progress
+from . import completion as complete
 from . import options as o
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ def _command(method: "Method") -> Callable[..., None]:
         settings: o.Settings = [],  # noqa: B006
         search: Annotated[bool, typer.Option("--search", help="Choose the settings on the validation split.")] = False,
         gated: Annotated[bool, typer.Option("--gated", help="Put a calibrated gate in front of the edit.")] = False,
-        gate: Annotated[Path | None, typer.Option("--gate", help="Put this gate (`efface gate`) in front of the edit.")] = None,
+        gate: Annotated[
+            Path | None, typer.Option("--gate", help="Put this gate (`efface gate`) in front of the edit.", autocompletion=complete.gates)
+        ] = None,
         seed: o.Seed = 0,
         device: o.Device = "auto",
         dtype: o.Dtype = "float32",
@@ -66,12 +70,13 @@ def _command(method: "Method") -> Callable[..., None]:
             values["search"] = True
         from_mapping(method.load_config(), values, where=f"--set of {method.name}")
         check_kind(method, model)
-        concepts = [Concept.load(c) for c in concept]
+        concepts = [Concept.load(c) for c in progress(concept, desc="concepts", unit="concept", inner=True)]
+        folders = sae or needed_saes(method, model)
         ready = load_gate(gate) if gate else None
         if ready:
             ready.require_threshold()
         host = o.load_any_host(model, dtype, device)
-        saes = load_saes(sae)
+        saes = load_saes(folders)
         edit = fit_edit(method.name, host, concepts, saes=saes, seed=seed, **values)
         if (gated or ready) and edit.gate is not None:
             raise InputError(f"{method.name} puts a gate of its own in front of its edit; leave out {'--gated' if gated else '--gate'}")
@@ -91,12 +96,30 @@ def _command(method: "Method") -> Callable[..., None]:
     return erase
 
 
+def needed_saes(method: "Method", model: str) -> list[Path]:
+    """Packaged SAEs of the model, for a method that needs one where none was named.
+
+    Raises:
+        InputError: There are none; before anything is loaded.
+    """
+    from ..base.errors import InputError
+    from ..t2i.aliases import ALIASES, packaged_saes
+
+    found = packaged_saes(model) if "sae" in method.needs and model in ALIASES else []
+    if "sae" in method.needs and not found:
+        raise InputError(
+            f"{method.name} needs an SAE: name one with --sae DIR; efface train --model {model} --at HOOKPOINT --out DIR makes one"
+        )
+    return found
+
+
 def check_kind(method: "Method", model: str) -> None:
-    """Raises where a method is for hosts of the other kind, before anything is loaded."""
+    """Raises where there is no such model, or a method is for hosts of the other kind, before anything is loaded."""
     from ..base.errors import InputError
     from ..deactivate.registry import methods
     from ..t2i.aliases import is_pipeline
 
+    o.check_model(model)
     kind = "t2i" if is_pipeline(model) else "llm"
     if method.domain not in (kind, "any"):
         others = ", ".join(m.name for m in methods(kind)) or "none yet"
@@ -130,7 +153,7 @@ def load_saes(paths: list[Path]) -> list:
 
 
 def apply(
-    edits: Annotated[list[Path], typer.Argument(help="Edit folders.")],
+    edits: Annotated[list[Path], typer.Argument(help="Edit folders.", autocompletion=complete.edits)],
     model: o.Model,
     out: o.Out,
     device: o.Device = "auto",
@@ -164,9 +187,14 @@ def undo(
 
 
 def export(
-    edit: Annotated[Path, typer.Argument(help="An edit folder.")],
+    edit: Annotated[Path, typer.Argument(help="An edit folder.", autocompletion=complete.edits)],
     out: o.Out,
-    format: Annotated[str, typer.Option("--format", help="lora, safetensors or diffusers.")] = "lora",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="lora, safetensors or diffusers.", autocompletion=complete.one_of("lora", "safetensors", "diffusers")
+        ),
+    ] = "lora",
     as_json: o.Json = False,
 ) -> None:
     """Writes an edit in another tool's format."""

@@ -8,6 +8,7 @@ import typer
 from ..base.config import from_mapping, parse_assignments
 from ..base.errors import InputError, UnknownName
 from ..base.files import new_folder
+from . import completion as complete
 from . import options as o
 from .editing import load_saes
 
@@ -21,10 +22,20 @@ def evaluate(
     out: o.Out,
     edit: o.Edits = [],  # noqa: B006
     sae: o.Saes = [],  # noqa: B006
-    suite: Annotated[str | None, typer.Option("--suite", help="language or images; unset: the one for the model.")] = None,
-    split: Annotated[str, typer.Option("--split", help="validation or test; every look at test is counted.")] = "validation",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", help="language or images; unset: the one for the model.", autocompletion=complete.one_of("language", "images")
+        ),
+    ] = None,
+    split: o.Split = "validation",
     judge: Annotated[
-        str | None, typer.Option("--judge", help="Pictures: icons, icons/object or one copy icons/object/A; unset: the concept's.")
+        str | None,
+        typer.Option(
+            "--judge",
+            help="Pictures: icons, icons/object or one copy icons/object/A; unset: the concept's.",
+            autocompletion=complete.judges,
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Pictures: denoising steps; unset: the pipeline's own.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Pictures: guidance scale; unset: the pipeline's own.")] = None,
@@ -44,6 +55,7 @@ def evaluate(
     """
     from ..t2i.aliases import is_pipeline
 
+    o.check_model(model)
     if split not in ("validation", "test"):
         raise InputError(f"--split {split!r}: write validation or test")
     if out.exists():
@@ -88,11 +100,11 @@ def _evaluate_texts(
     result = run_suite(host, edits, wanted, split, config, saes=load_saes(sae))
     with new_folder(out) as work:
         write_evaluation(work, host, wanted, edits, result)
-    o.emit({"out": str(out), **result.to_json()}, compare_results([result]).plain() + f"\n{out / 'report.html'}", as_json)
+    o.emit({"out": str(out), **result.to_json()}, o.comparison(compare_results([result])) + f"\n{out / 'report.html'}", as_json)
 
 
 def compare(
-    results: Annotated[list[Path], typer.Argument(help="Result files or evaluation folders.")],
+    results: Annotated[list[Path], typer.Argument(help="Result files or evaluation folders.", autocompletion=complete.results)],
     ignore: Annotated[
         list[str],
         typer.Option("--ignore", help="A field of the protocol card allowed to differ, printed under the table; may be repeated."),
@@ -114,7 +126,7 @@ def compare(
     places = [p if p.is_dir() else p.with_suffix("") for p in results]
     named = [dataclasses.replace(r, name=f"{r.name} ({p})") if often[r.name] > 1 else r for r, p in zip(loaded, places, strict=True)]
     table = compare_results(named, ignore=ignore)
-    o.emit(table.to_json(), table.plain(), as_json)
+    o.emit(table.to_json(), o.comparison(table), as_json)
 
 
 def bench(

@@ -8,6 +8,7 @@ import typer
 
 from ..base.errors import InputError
 from ..base.files import new_folder, write_json
+from . import completion as complete
 from . import options as o
 
 if TYPE_CHECKING:
@@ -45,13 +46,22 @@ def _named(sae: list[Path], model: str | None) -> "tuple[str, list[SAE]]":
 
 def features(
     sae: o.Saes,
-    concept: Annotated[str | None, typer.Option("--concept", "-c", help="A packaged concept or a concept file.")] = None,
+    concept: Annotated[
+        str | None, typer.Option("--concept", "-c", help="A packaged concept or a concept file.", autocompletion=complete.concepts)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Evidence and labels of every feature, written as a store, instead.")] = False,
     top: Annotated[int, typer.Option("--top", help="How many to print.", min=1)] = 20,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="--all: where the store goes; left out: features/ of the SAE.")] = None,
-    corpus: Annotated[str, typer.Option("--corpus", help="--all: embedded, a file, a folder, or hub:NAME.")] = "embedded",
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="--all: embedded, a file, a folder, or hub:NAME.", autocompletion=complete.one_of("embedded"))
+    ] = "embedded",
     documents: Annotated[int | None, typer.Option("--documents", help="--all: read at most so many documents.")] = None,
-    labels: Annotated[str, typer.Option("--labels", help="--all: words, or host (the model writes some itself).")] = "words",
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels", help="--all: words, or host (the model writes some itself).", autocompletion=complete.one_of("words", "host")
+        ),
+    ] = "words",
     settings: o.Settings = [],  # noqa: B006
     model: o.OptionalModel = None,
     seed: o.Seed = 0,
@@ -143,8 +153,16 @@ def gate(
     concept: o.OneConcept,
     out: o.Out,
     fpr: Annotated[float, typer.Option("--fpr", help="False-positive rate on the general pool.")] = 0.01,
-    weights: Annotated[str, typer.Option("--weights", help="fitted (logistic regression on train) or equal.")] = "fitted",
-    per: Annotated[str, typer.Option("--per", help="prompt, or token: go on reading what is generated.")] = "prompt",
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights", help="fitted (logistic regression on train) or equal.", autocompletion=complete.one_of("fitted", "equal")
+        ),
+    ] = "fitted",
+    per: Annotated[
+        str,
+        typer.Option("--per", help="prompt, or token: go on reading what is generated.", autocompletion=complete.one_of("prompt", "token")),
+    ] = "prompt",
     model: o.OptionalModel = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",

@@ -37,6 +37,7 @@ def generate(
         raise InputError("--prompt is missing; give at least one")
     if out.exists():
         raise InputError(f"--out {out} exists already; choose another name")
+    o.check_model(model)
     drawing = is_pipeline(model)
     of_texts = {"--max-new-tokens": max_new_tokens, "--greedy": greedy or None}
     of_pictures = {"--steps": steps, "--guidance": guidance, "--negative": negative, "--size": size}

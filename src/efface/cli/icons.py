@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..base.errors import InputError
+from . import completion as complete
 from . import options as o
 
 icons_app = typer.Typer(no_args_is_help=True, help="The embedded image miniature's own recipe: its drawings and its training.")
@@ -36,7 +37,7 @@ def build(
 @icons_app.command("train")
 def train(
     out: o.Out,
-    recipe: Annotated[str, typer.Option("--recipe", help="icons or icons-xs.")] = "icons",
+    recipe: Annotated[str, typer.Option("--recipe", help="icons or icons-xs.", autocompletion=complete.pipelines)] = "icons",
     without: Annotated[
         list[str] | None, typer.Option("--without", help="An object, style or flag that it never sees («gold»); may be repeated.")
     ] = None,
@@ -66,7 +67,9 @@ def train(
 @icons_app.command("judges")
 def judges(
     out: o.Out,
-    only: Annotated[list[str] | None, typer.Option("--only", help="A or B: this copy alone; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A or B: this copy alone; may be repeated.", autocompletion=complete.one_of("A", "B"))
+    ] = None,
     styles: Annotated[
         bool, typer.Option("--styles/--no-styles", help="Also train short copies that never see a style, one a style.")
     ] = True,
@@ -107,7 +110,7 @@ def judges(
 
 @icons_app.command("check")
 def check(
-    model: Annotated[str, typer.Option("--model", "-m", help="An alias or a pipeline folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="An alias or a pipeline folder.", autocompletion=complete.pipelines)],
     out: o.Out,
     steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; the model's own unless given.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the model's own unless given.")] = None,
@@ -138,7 +141,10 @@ def check(
 @icons_app.command("concepts")
 def concepts(
     out: o.Out,
-    names: Annotated[list[str] | None, typer.Argument(help="dog, style-noto, flag-france, …; none: every object and style.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="dog, style-noto, flag-france, …; none: every object and style.", autocompletion=complete.icons_concepts),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Writes concept files of the miniature, to be read or changed; commands take the same by name (`--concept icons/dog`)."""

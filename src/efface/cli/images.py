@@ -37,7 +37,7 @@ def evaluate_pictures(
         write_evaluation(work, found, notes=(note,))
     typer.echo(note, err=True)
     result = found.result
-    o.emit({"out": str(out), **result.to_json()}, compare_results([result]).plain() + f"\n{out / 'report.html'}", as_json)
+    o.emit({"out": str(out), **result.to_json()}, o.comparison(compare_results([result])) + f"\n{out / 'report.html'}", as_json)
 
 
 def _host(model: str, dtype: str, device: str, steps: int | None, guidance: float | None) -> "ImageHost":

@@ -19,7 +19,10 @@ import typer
 from .. import __version__
 from ..base.errors import EffaceError, InputError
 from . import attacking, editing, evaluating, features, generating, listing, training
+from .caching import cache_app
+from .concept_files import concepts
 from .demo import demo
+from .doctor import doctor
 from .icons import icons_app
 from .synthetic import synthetic_app
 
@@ -40,7 +43,7 @@ app = typer.Typer(
 
 app.command("models")(listing.models)
 app.command("methods")(listing.methods)
-app.command("concepts")(listing.concepts)
+app.command("concepts")(concepts)
 app.command("train")(training.train)
 app.command("features")(features.features)
 app.command("gate")(features.gate)
@@ -54,8 +57,8 @@ app.command("attacks")(attacking.attacks)
 app.command("compare")(evaluating.compare)
 app.command("bench")(evaluating.bench)
 app.command("generate")(generating.generate)
-app.command("doctor")(listing.doctor)
-app.add_typer(listing.cache_app, name="cache")
+app.command("doctor")(doctor)
+app.add_typer(cache_app, name="cache")
 app.add_typer(icons_app, name="icons")
 app.add_typer(synthetic_app, name="synthetic")
 app.command("demo")(demo)
@@ -85,7 +88,7 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 def run(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     try:
-        status = app(args=argv, standalone_mode=False)
+        status = app(args=argv, standalone_mode=False, prog_name="efface")
     except typer.Exit as e:
         return e.exit_code
     except UsageError as e:

@@ -1,6 +1,7 @@
 """Options that several commands share, and the one way they print results."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,31 +10,63 @@ import typer
 
 from ..base.errors import InputError, UnknownName
 from ..base.files import PICKLES
+from . import completion as complete
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..deactivate.evaluation.compare import Comparison
     from ..llm.host import Host
     from ..t2i.host import ImageHost
 
-Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `efface models`), a local folder or a hub id.")]
-OptionalModel = Annotated[str | None, typer.Option("--model", "-m", help="Another host than the one written in the SAE.")]
-Concepts = Annotated[
-    list[str], typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.")
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="An alias (see `efface models`), a local folder or a hub id.", autocompletion=complete.models)
 ]
-OneConcept = Annotated[str, typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file.")]
+OptionalModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Another host than the one written in the SAE.", autocompletion=complete.models)
+]
+Concepts = Annotated[
+    list[str],
+    typer.Option(
+        "--concept",
+        "-c",
+        help="A packaged concept (see `efface concepts`) or a concept file; may be repeated.",
+        autocompletion=complete.concepts,
+    ),
+]
+OneConcept = Annotated[
+    str,
+    typer.Option("--concept", "-c", help="A packaged concept (see `efface concepts`) or a concept file.", autocompletion=complete.concepts),
+]
 Saes = Annotated[
-    list[Path], typer.Option("--sae", help="An SAE folder, a folder of SAE folders, or icons for the packaged one; may be repeated.")
+    list[Path],
+    typer.Option(
+        "--sae",
+        help="An SAE folder, a folder of SAE folders, or icons for the packaged one; may be repeated.",
+        autocompletion=complete.saes,
+    ),
 ]
 Resumed = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; what an earlier run left there is used.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist.")]
-Edits = Annotated[list[Path], typer.Option("--edit", help="An edit folder; may be repeated.")]
+Edits = Annotated[list[Path], typer.Option("--edit", help="An edit folder; may be repeated.", autocompletion=complete.edits)]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split", help="validation or test; every look at test is counted.", autocompletion=complete.one_of("validation", "test")
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0, max=2**32 - 1)]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", autocompletion=complete.one_of("auto", "cpu", "cuda"))]
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="float32, bfloat16 or float16.", autocompletion=complete.one_of("float32", "bfloat16", "float16")),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
-Settings = Annotated[list[str], typer.Option("--set", help="key=value of the method's or trainer's config; may be repeated.")]
-
-SAE_FILES = ("cfg.json", "params.npz")
-"""What a folder that holds an SAE has one of: all formats but Gemma Scope's write `cfg.json`."""
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", help="key=value of the method's or trainer's config; may be repeated.", autocompletion=complete.settings),
+]
+SAE_FILES = complete.SAE_FILES
 
 
 def resolve_device(device: str) -> str:
@@ -45,6 +78,20 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_model(model: str) -> None:
+    """Refuses a name that can be no model, before anything is loaded.
+
+    Raises:
+        UnknownName: It is neither an alias, nor a path, nor like a hub id; names the nearest alias.
+    """
+    from ..llm.aliases import known
+    from ..t2i.aliases import ALIASES, HUB_ID
+
+    aliases = (*known(), *ALIASES)
+    if model not in aliases and not model.startswith((".", "/", "~")) and not Path(model).exists() and not HUB_ID.fullmatch(model):
+        raise UnknownName("model", model, aliases, "Or name a local folder, or a hub id owner/name")
 
 
 def load_host(model: str, dtype: str, device: str) -> "Host":
@@ -73,12 +120,7 @@ def load_any_host(model: str, dtype: str, device: str, *, whole: bool = False) -
 
 def _language_host(model: str, dtype: str, device: str) -> "Host":
     """A language model; a name that can be none is refused before anything heavy is loaded."""
-    from ..llm.aliases import known
-    from ..t2i.aliases import ALIASES as IMAGE_ALIASES
-    from ..t2i.aliases import HUB_ID
-
-    if model not in known() and not model.startswith((".", "/", "~")) and not Path(model).exists() and not HUB_ID.fullmatch(model):
-        raise UnknownName("model", model, (*known(), *IMAGE_ALIASES), "Or name a local folder, or a hub id owner/name")
+    check_model(model)
     from ..llm.models import load_model
 
     return load_model(model, dtype=dtype, device=resolve_device(device))
@@ -115,8 +157,55 @@ def emit(value: Any, text: str, as_json: bool) -> None:
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A plain table: columns padded to their widest cell; control characters are replaced, so that a token cannot move the cursor."""
+    """A table: drawn by rich where stdout is a terminal, else plain, columns padded to their widest cell.
+
+    Control characters are replaced, so that a token cannot move the cursor.
+    """
     rows = [["".join(c if c.isprintable() else "�" for c in cell) for cell in row] for row in rows]
+    if on_terminal():
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table()
+        for i, head in enumerate(headers):
+            drawn.add_column(Text(head), overflow="fold", no_wrap=i == 0)  # names stay whole, to be copied
+        for row in rows:
+            drawn.add_row(*map(Text, row))  # as text: nothing in a cell is markup
+        return rendered(drawn)
     widths = [max(len(r[i]) for r in [headers, *rows]) for i in range(len(headers))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [headers, *rows]]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def on_terminal() -> bool:
+    """Whether somebody looks at stdout: a terminal that can do more than print letters."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def rendered(drawn: "RenderableType") -> str:
+    """What rich makes of it for the terminal at hand: its width, its colours or none (`NO_COLOR`)."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as kept:
+        console.print(drawn)
+    return kept.get().rstrip("\n")
+
+
+def comparison(found: "Comparison") -> str:
+    """Results side by side: drawn by rich where a terminal has room for them, else plain."""
+    if not on_terminal():
+        return found.plain()
+    from rich.console import Console
+
+    drawn, console = found.rich(), Console()
+    return rendered(drawn) if console.measure(drawn).maximum <= console.width else found.plain().rstrip("\n")
+
+
+def size(n: int | float) -> str:
+    """Bytes as people read them: `512 B`, `1.4 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024 or unit == "GiB":
+            return f"{n:,.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1024
+    raise AssertionError

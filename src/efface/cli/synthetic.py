@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..base.errors import InputError
+from . import completion as complete
 from . import options as o
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ def build(out: o.Out, as_json: o.Json = False) -> None:
 @synthetic_app.command("train")
 def train(
     out: o.Out,
-    without: Annotated[list[str] | None, typer.Option("--without", help="A domain that it never sees («gold»); may be repeated.")] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="A domain that it never sees («gold»); may be repeated.", autocompletion=complete.domains),
+    ] = None,
     seed: o.Seed = 0,
-    steps: Annotated[int, typer.Option("--steps", help="0: the recipe's.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", help="Of the training; 0: the recipe's.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in --out.")] = False,
     threads: Annotated[int, typer.Option("--threads", help="Threads to use; 0: as torch has them.")] = 0,
     as_json: o.Json = False,
@@ -70,9 +74,15 @@ def check(
     model: o.Model = "synthetic",
     edits: o.Edits = [],  # noqa: B006
     gold: Annotated[
-        list[str] | None, typer.Option("--gold", help="A model trained without --domain, to set the model against; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--gold", help="A model trained without --domain, to set the model against; may be repeated.", autocompletion=complete.models
+        ),
     ] = None,
-    domain: Annotated[list[str] | None, typer.Option("--domain", help="Only this domain; may be repeated. --gold wants one.")] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option("--domain", help="Only this domain; may be repeated. --gold wants one.", autocompletion=complete.domains),
+    ] = None,
     relearn: Annotated[str, typer.Option("--relearn", help="Beside --gold: full, lora, both with a comma, or none.")] = "full",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures into this JSON file; must not exist.")] = None,
     device: o.Device = "auto",

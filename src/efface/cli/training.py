@@ -7,6 +7,7 @@ import typer
 
 from ..base.config import from_mapping, parse_assignments
 from ..base.errors import InputError, UnknownName
+from . import completion as complete
 from . import options as o
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the result goes; must not exist, unless --resume is given.")],
-    arch: Annotated[str, typer.Option("--arch", help="relu, topk, batchtopk, jumprelu, matryoshka or gated.")] = "topk",
+    arch: Annotated[
+        str, typer.Option("--arch", help="relu, topk, batchtopk, jumprelu, matryoshka or gated.", autocompletion=complete.architectures)
+    ] = "topk",
     d_sae: Annotated[int, typer.Option("--d-sae", help="Number of features; 0: eight times the width of the hook point.")] = 0,
     k: Annotated[int, typer.Option("--k", help="Active features a vector.")] = 32,
     tokens: Annotated[int, typer.Option("--tokens", help="Vectors to train on.")] = 1_000_000,
@@ -34,11 +37,16 @@ def train(
         typer.Option(
             "--corpus",
             help="embedded (texts; for the miniature its prompts, for the synthetic world its texts), a .txt, .jsonl or .parquet file, a folder, or hub:NAME; pipelines: one prompt a line.",
+            autocompletion=complete.one_of("embedded"),
         ),
     ] = "embedded",
     positions: Annotated[
         str | None,
-        typer.Option("--positions", help="Pipelines: own (a prompt's tokens and EOS), padded (padding too, the default) or all (BOS too)."),
+        typer.Option(
+            "--positions",
+            help="Pipelines: own (a prompt's tokens and EOS), padded (padding too, the default) or all (BOS too).",
+            autocompletion=complete.one_of("own", "padded", "all"),
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint in --out.")] = False,
     settings: o.Settings = [],  # noqa: B006
@@ -48,6 +56,7 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Trains one SAE a hook point in one pass of the model; writes folders that sae-lens reads too."""
+    o.check_model(model)
     points = [p.strip() for p in at.split(",") if p.strip()]
     if not points:
         raise InputError("--at is empty; name a hook point such as layers.10.mlp_out")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ....base.errors import InputError
+from ....base.running import progress
 from ....deactivate.layer import sae_hook_point
 from ....sae.sparse import SparseActs
 from .selection import prompt_peaks
@@ -29,7 +30,7 @@ def read_peaks(host: "ImageHost", sae: "SAE", prompts: Sequence[str], batch: int
     rows = reader.token_ids(prompts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     parts = []
-    for start in range(0, len(rows), batch):
+    for start in progress(range(0, len(rows), batch), desc="reading prompts", unit="batch", inner=True):
         ids, mask = reader.pad([rows[i] for i in order[start : start + batch]], trim=True)
         keep = reader.keep_mask(ids, mask)
         x = reader.activations(ids, mask, [point])[point][keep.to(host.device)]
