@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,6 @@ def render_page(data: dict[str, Any]) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    template = _text("page.html")
     parts = {
         "policy": "; ".join(f"{k} {v}" for k, v in policy.items()),
         "title": _escaped(str(data["title"])),
@@ -48,13 +48,8 @@ def render_page(data: dict[str, Any]) -> str:
         "data": json_text(data),
         "script": script,
     }
-    for name, text in parts.items():
-        before, mark, after = template.partition(f"%%{name}%%")
-        if not mark:
-            raise InputError(f"page.html has no place for {name}; reinstall efface")
-        template = before + text + after if name != "data" else before + "%%" + after
-    head, _, tail = template.partition("%%")
-    return head + parts["data"] + tail
+    pieces = re.split(r"%%(\w+)%%", _text("page.html"))
+    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def write_page(path: Path, site: "Site", *, features: int = 500, pictured: int = 0) -> Path:

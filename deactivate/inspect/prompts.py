@@ -89,7 +89,9 @@ class PromptReader:
         seen = reader.activations(ids, mask, list(dict.fromkeys(points.values())))
         at = keep.nonzero()[:, 0]
         tokens = self.spell(reader, ids[0][at].tolist())
-        return [self._layer(number, sae, seen[points[number]][0][at.to(seen[points[number]].device)], tokens) for number, sae in saes.items()]
+        return [
+            self._layer(number, sae, seen[points[number]][0][at.to(seen[points[number]].device)], tokens) for number, sae in saes.items()
+        ]
 
     def _layer(self, number: int, sae: "SAE", x: torch.Tensor, tokens: list[str]) -> dict[str, Any]:
         sparse = sae.encode_sparse(x.to(sae.W_enc))

@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
     server: "PageServer"
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """The page, or a part of it."""
         parts = urlsplit(self.path)
         if not self._allowed():
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
             asked = {k: v[-1] for k, v in parse_qs(parts.query).items()}
             self._answer(lambda: answer(asked))
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """A prompt to read."""
         if not self._allowed(own=True):
             return

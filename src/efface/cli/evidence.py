@@ -1,5 +1,6 @@
 """`efface features --all`: the evidence of every feature, written as feature stores."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,21 @@ def collect_all(
     folders = o.sae_folders(sae)
     places = store_folders(folders, out)
     config = from_mapping(EvidenceConfig, {"labels": labels, "seed": seed, **parse_assignments(settings)}, where="--set")
-    from ..llm.feature_stores import make_stores
     from ..sae.corpora import read_corpus
-    from .features import host_and_saes
+    from .features import any_host_and_saes
 
-    texts = read_corpus(corpus, limit=documents)
-    host, saes = host_and_saes(folders, model, dtype, device)
-    made = make_stores(host, texts, dict(zip(places, saes, strict=True)), config, other_model=model is not None)
+    texts = read_corpus(corpus, limit=documents) if corpus != "embedded" else None
+    host, saes, drawing = any_host_and_saes(folders, model, dtype, device)
+    if drawing:
+        from ..t2i.aliases import embedded_prompts
+        from ..t2i.feature_stores import make_stores
+
+        texts = texts if texts is not None else islice(embedded_prompts(model or str(saes[0].card["model"])), documents)
+    else:
+        from ..llm.feature_stores import make_stores
+
+        texts = texts if texts is not None else read_corpus(corpus, limit=documents)
+    made: Any = make_stores(host, texts, dict(zip(places, saes, strict=True)), config, other_model=model is not None)  # pyright: ignore[reportArgumentType]: of its kind
     headers = ["hook point", "features", "labelled", "AUROC (median)", "shuffled", "store"]
     o.emit({"stores": made}, o.table(headers, [_row(point, r) for point, r in made.items()]), as_json)
 

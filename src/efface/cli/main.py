@@ -18,7 +18,7 @@ import typer
 
 from .. import __version__
 from ..base.errors import EffaceError, InputError
-from . import attacking, editing, evaluating, features, generating, listing, training
+from . import attacking, editing, evaluating, features, generating, inspecting, listing, training
 from .demo import demo
 from .icons import icons_app
 from .synthetic import synthetic_app
@@ -52,6 +52,8 @@ app.command("eval")(evaluating.evaluate)
 app.command("attack")(attacking.attack)
 app.command("attacks")(attacking.attacks)
 app.command("compare")(evaluating.compare)
+app.command("inspect")(inspecting.inspect)
+app.command("serve")(inspecting.serve)
 app.command("bench")(evaluating.bench)
 app.command("generate")(generating.generate)
 app.command("doctor")(listing.doctor)
