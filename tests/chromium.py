@@ -124,7 +124,17 @@ class Tab:
 
     def key(self, name: str, times: int = 1) -> None:
         """Presses a key, as it is named by `KeyboardEvent.key`."""
-        codes = {"Enter": 13, "ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36, "Tab": 9, "PageDown": 34}
+        codes = {
+            "Enter": 13,
+            "ArrowDown": 40,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowLeft": 37,
+            "End": 35,
+            "Home": 36,
+            "Tab": 9,
+            "PageDown": 34,
+        }
         text = {"text": "\r"} if name == "Enter" else {}
         for _ in range(times):
             self.call("Input.dispatchKeyEvent", type="keyDown", key=name, windowsVirtualKeyCode=codes[name], **text)
