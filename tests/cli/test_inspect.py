@@ -92,9 +92,11 @@ def test_serve_finds_what_lies_below_and_answers(places, capsys, monkeypatch) ->
             server.shutdown()
 
     monkeypatch.setattr(serving, "serve", once)
-    code, _, err = status(f"serve {places} --model {places}/model --port 0", capsys)
+    code, out, err = status(f"serve {places} --model {places}/model --port 0 --json", capsys)
     assert code == 0, err
-    assert "http://127.0.0.1:" in err
+    said = json.loads(out)
+    assert said["address"].startswith("http://127.0.0.1:")
+    assert (said["saes"], said["edits"], said["results"]) == (1, 1, 0)
     values = json.loads(re.search(r'id="data">(.*?)</script>', asked[0], re.S).group(1))
     assert [s["store"] for s in values["saes"]] == [None]  # no evidence yet: the page says how to collect it
     assert [e["eraser"] for e in values["edits"]] == ["test"]

@@ -1,5 +1,6 @@
 """`efface inspect | serve`: pages of features, concepts, edits, prompts and results, as one file or served on this machine."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,7 @@ def serve(
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
+    as_json: o.Json = False,
 ) -> None:
     """The same pages for SAEs of any size, answered on this machine alone (127.0.0.1) until it is interrupted; the model is loaded when needed."""
     from ..deactivate.inspect.server import Pages
@@ -111,7 +113,13 @@ def serve(
         pictures=bench.pictures(views) if live else None,
     )  # fmt: skip
     pages = Pages(site, (lambda: bench.reader(views)) if live else None)
-    answer(pages, port, lambda address: typer.echo(f"{address}  (interrupt to stop)", err=True))
+    counts = {"saes": len(views), "edits": len(edits), "results": len(results)}
+
+    def ready(address: str) -> None:
+        o.emit({"address": address, **counts}, f"{address}  (interrupt to stop)", as_json)
+        sys.stdout.flush()
+
+    answer(pages, port, ready)
 
 
 def _title(bench: Workbench, concepts: list[str]) -> str:
