@@ -124,7 +124,7 @@ def make_site(folder: Path, *, live: bool = False) -> tuple[Site, PromptReader]:
     concepts = [dossier_of(host, sae, c) for c in (magic(), magic(name=EVIL, tokens=None))]
     site = Site(
         f"Tiny {EVIL}", [view], concepts, edits, results_of(folder, edits[0][0].digest),
-        [] if live else [reader.read(t) for t in TEXTS], commands=["efface inspect"],
+        [] if live else [reader.read(t) for t in TEXTS],
     )  # fmt: skip
     return site, reader
 

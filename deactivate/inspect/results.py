@@ -76,7 +76,7 @@ def table_values(table: Comparison) -> dict[str, Any]:
 
 
 def result_values(found: Found) -> dict[str, Any]:
-    """What a page shows of one result besides its table."""
+    """What a page shows of one result: its own table, and what lies beside it."""
     r = found.result
     return {
         "name": r.name,
@@ -85,6 +85,7 @@ def result_values(found: Found) -> dict[str, Any]:
         "suite": r.card.suite,
         "erasers": [row.name for row in r.rows if row.kind == "edited"],
         "edits": [str(d) for d in r.extra.get("edits", ())],
+        "table": table_values(compare([r])),
         "commands": list(r.commands),
         "absent": [str(a) for a in r.extra.get("absent", ())],
         "samples": _samples(found.place),

@@ -39,7 +39,6 @@ class Site:
     results: Sequence[Found] = ()
     prompts: Sequence[Mapping[str, Any]] = ()
     """Readings of `PromptReader.read`."""
-    commands: Sequence[str] = ()
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
     live: Mapping[str, bool] = field(default_factory=dict)
@@ -61,7 +60,6 @@ class Site:
             "results": [result_values(f) for f in self.results],
             "tables": tables(self.results),
             "prompts": list(self.prompts),
-            "commands": list(self.commands),
             "notes": list(self.notes),
             "live": dict(self.live) or None,
         }

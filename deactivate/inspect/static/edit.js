@@ -2,14 +2,14 @@
 page(/^edit\/(\d+)$/, (n) => {
   const edit = DATA.edits[Number(n)];
   if (!edit) return missing("This edit");
-  const own = DATA.results.map((r, i) => [r, i]).filter(([r]) => (r.edits.length ? r.edits.includes(edit.digest) : edit.concepts.includes(r.concept) && r.erasers.some((e) => e.split(" + ").includes(edit.eraser))));
-  const attacks = own.filter(([r]) => /attack/i.test(r.suite)), measured = own.filter(([r]) => !/attack/i.test(r.suite));
+  const own = DATA.results.filter((r) => (r.edits.length ? r.edits.includes(edit.digest) : edit.concepts.includes(r.concept) && r.erasers.some((e) => e.split(" + ").includes(edit.eraser))));
+  const attacks = own.filter((r) => /attack/i.test(r.suite)), measured = own.filter((r) => !/attack/i.test(r.suite));
   return h("div", {},
     heading(1, edit.name),
     DATA.edits.length > 1 && choice("Edit", DATA.edits.map((e, i) => [i, e.name]), n, (i) => { location.hash = link("edit", i); }),
     facts([["Takes out", edit.concepts.join(", ") || "no named concept"], ["By", edit.eraser], ["Made for", edit.host.name || "a host not named"], ["In force", edit.gate ? "for prompts at which its gate fires" : "for every prompt"]]),
-    measured.length ? measured.map(([r, i]) => evaluated(r, i)) : section("Before and after", note("No result of this edit is in this set. Measure it, then add --result OUT:"), command(`efface eval --model ${edit.host.name || "M"} --edit ${edit.folder} --concept ${edit.concepts[0] || "C"} --out OUT`)),
-    attacks.length ? attacks.map(([r, i]) => evaluated(r, i, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
+    measured.length ? measured.map((r) => evaluated(r)) : section("Before and after", note("No result of this edit is in this set. Measure it, then add --result OUT:"), command(`efface eval --model ${edit.host.name || "M"} --edit ${edit.folder} --concept ${edit.concepts[0] || "C"} --out OUT`)),
+    attacks.length ? attacks.map((r) => evaluated(r, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
     changes(edit), usedFeatures(edit),
     edit.gate && section("Gate", gateFacts(edit.gate), edit.gate.calibration && edit.gate.calibration.roc.length > 0 && rocChart([curve(edit.name, edit.gate)])),
     section("Take it back", command(edit.undo)),
@@ -17,13 +17,11 @@ page(/^edit\/(\d+)$/, (n) => {
       edit.cards.map((c) => h("details", { class: "card" }, h("summary", {}, "Protocol card stored with it"), facts(c)))));
 });
 
-function evaluated(r, i, title) {
-  const table = DATA.tables.find((t) => t.results.includes(i));
-  const several = table.results.length > 1;
-  const rows = table.rows.filter((row) => !several || row.result === "all" || row.result.startsWith(r.name));
+function evaluated(r, title) {
+  const table = r.table;
   return section(title || `Before, after and controls (${table.split})`,
     note(`${table.concept} on ${table.host}, ${table.suite}. In brackets: 95 % interval. ↑ higher is better, ↓ lower is better.`),
-    h("div", { class: "scroll" }, figuresTable(table, rows)),
+    h("div", { class: "scroll" }, figuresTable(table)),
     r.absent.length > 0 && note("Not measured: " + r.absent.join("; ")),
     r.sheets.length > 0 && [heading(3, "Pictures before and after, same prompts and seeds"), r.sheets.map((s) => h("figure", {}, pair(["before", "after"], [["before", s.before], ["after", s.after]].map(([how, src]) => (src ? h("img", { src, alt: `${GROUPS[s.group] || s.group}, ${how} the edit` }) : note("too large for this file; it lies in sheets/")))), h("figcaption", {}, GROUPS[s.group] || s.group)))],
     r.samples.length > 0 && [heading(3, "Continuations before and after"), r.samples.map((s) => h("div", { class: "card sample" }, h("p", {}, h("strong", {}, s.prompt), " ", s.about && h("span", { class: "badge" }, s.about)), pair(["before", "after"], [s.before, s.after].map((t) => h("p", { class: "text" }, t)))))],
@@ -34,9 +32,9 @@ function evaluated(r, i, title) {
 const GROUPS = { target: "the concept by name", ways: "the concept in other words", neighbours: "its neighbours", general: "everything else" };
 
 // A metric a line, a row of the result a column: base, edited, controls.
-function figuresTable(table, rows) {
+function figuresTable(table) {
   const order = { base: 0, edited: 1, control: 2 };
-  const shown = [...rows].sort((a, b) => order[a.kind] - order[b.kind]);
+  const shown = [...table.rows].sort((a, b) => order[a.kind] - order[b.kind]);
   const names = Object.keys(table.columns).filter((name) => shown.some((r) => r.metrics[name]));
   return h("table", { class: "figures" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "figure"), shown.map((r) => h("th", { scope: "col", class: "num " + r.kind, "data-tip": r.note }, r.name, " ", h("span", { class: "badge" }, r.kind))))),
