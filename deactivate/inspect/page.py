@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = (
     *("core.js", "charts.js", "source.js", "table.js", "map.js", "overview.js", "feature.js"),
-    *("concept.js", "edit.js", "prompt.js", "compare.js", "main.js"),
+    *("gate.js", "concept.js", "edit.js", "prompt.js", "compare.js", "main.js"),
 )
 """In this order; they share one scope."""
 STYLE = "app.css"

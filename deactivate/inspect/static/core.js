@@ -19,7 +19,8 @@ function fill(el, attrs, children) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) el.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [k, v] of Object.entries(value)) el.style.setProperty(k, v);
-    else if (name === "href" && !/^#/.test(value)) continue; // links lead nowhere but into this page
+    else if (name === "href" && !/^#/.test(value))
+      continue; // links lead nowhere but into this page
     else if (name === "src" && !/^data:image\/png;base64,[A-Za-z0-9+/=]*$/.test(value)) continue;
     else el.setAttribute(name, value === true ? "" : String(value));
   }
@@ -44,14 +45,19 @@ const fixed = (value, digits) => {
   const text = value.toFixed(digits);
   return Number(text) === 0 ? text.replace("-", "") : text;
 };
-const percent = (value) => (value === null || value === undefined ? "–" : fixed(100 * value, value !== 0 && Math.abs(value) < 0.1 ? 2 : 1) + " %");
+const percent = (value) =>
+  value === null || value === undefined ? "–" : fixed(100 * value, value !== 0 && Math.abs(value) < 0.1 ? 2 : 1) + " %";
 
 function heading(level, text, id) {
   return h("h" + level, { id }, text);
 }
 
 function facts(rows) {
-  return h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h(
+    "dl",
+    { class: "facts" },
+    rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  );
 }
 
 function section(title, ...children) {
@@ -68,7 +74,8 @@ function command(text) {
 
 function segmented(label, options, chosen, change) {
   const buttons = options.map(([value, text]) =>
-    h("button", { type: "button", "aria-pressed": String(value === chosen), "data-value": value, onclick: () => pick(value) }, text));
+    h("button", { type: "button", "aria-pressed": String(value === chosen), "data-value": value, onclick: () => pick(value) }, text),
+  );
   function pick(value) {
     for (const b of buttons) b.setAttribute("aria-pressed", String(b.dataset.value === String(value)));
     change(value);
@@ -77,8 +84,11 @@ function segmented(label, options, chosen, change) {
 }
 
 function choice(label, options, chosen, change, cls) {
-  const select = h("select", { onchange: (e) => change(e.target.value) },
-    options.map(([value, text]) => h("option", { value, selected: String(value) === String(chosen) }, text)));
+  const select = h(
+    "select",
+    { onchange: (e) => change(e.target.value) },
+    options.map(([value, text]) => h("option", { value, selected: String(value) === String(chosen) }, text)),
+  );
   return h("label", { class: "field " + (cls || "") }, h("span", {}, label), select);
 }
 
@@ -88,15 +98,34 @@ function pair(names, nodes) {
   const box = h("div", { class: "pair both" }, cells);
   const show = (mode) => {
     box.className = "pair " + mode;
-    cells.forEach((c, i) => { c.hidden = mode !== "both" && mode !== "side" + i; });
+    cells.forEach((c, i) => {
+      c.hidden = mode !== "both" && mode !== "side" + i;
+    });
   };
-  return h("div", {}, segmented("What is shown", [["both", "both"], ["side0", names[0]], ["side1", names[1]]], "both", show), box);
+  return h(
+    "div",
+    {},
+    segmented(
+      "What is shown",
+      [
+        ["both", "both"],
+        ["side0", names[0]],
+        ["side1", names[1]],
+      ],
+      "both",
+      show,
+    ),
+    box,
+  );
 }
 
 // One tip for everything that says more when it is pointed at.
 const $tip = document.getElementById("tip");
 function tip(text, x, y) {
-  if (!text) { $tip.hidden = true; return; }
+  if (!text) {
+    $tip.hidden = true;
+    return;
+  }
   $tip.textContent = text;
   $tip.hidden = false;
   const box = $tip.getBoundingClientRect();
@@ -109,13 +138,17 @@ document.addEventListener("mouseover", (e) => {
   else if (!(e.target instanceof HTMLCanvasElement)) tip("");
 });
 document.addEventListener("scroll", () => tip(""), true);
-document.addEventListener("keydown", (e) => { if (e.key === "Escape") tip(""); });
+document.addEventListener("keydown", (e) => {
+  if (e.key === "Escape") tip("");
+});
 
 function remembered(name, value) {
   try {
     if (value === undefined) return localStorage.getItem("efface-" + name);
     localStorage.setItem("efface-" + name, value);
-  } catch (e) { /* a file opened from disk may keep nothing */ }
+  } catch (e) {
+    /* a file opened from disk may keep nothing */
+  }
   return null;
 }
 

@@ -8,7 +8,20 @@ function bar() {
     (DATA.prompts.length > 0 || (LIVE && LIVE.prompts)) && to(link("prompt"), "Prompt", "^prompt"),
     DATA.tables.length > 0 && to(link("compare"), "Compare", "^compare"),
   ];
-  return [h("nav", { "aria-label": "Pages" }, links), choice("Theme", [["auto", "as the system"], ["light", "light"], ["dark", "dark"]], remembered("theme") || "auto", theme, "theme")];
+  return [
+    h("nav", { "aria-label": "Pages" }, links),
+    choice(
+      "Theme",
+      [
+        ["auto", "as the system"],
+        ["light", "light"],
+        ["dark", "dark"],
+      ],
+      remembered("theme") || "auto",
+      theme,
+      "theme",
+    ),
+  ];
 }
 
 function marked() {
@@ -28,10 +41,16 @@ addEventListener("hashchange", () => {
   $main.focus({ preventScroll: true });
 });
 addEventListener("beforeprint", () => {
-  for (const d of document.querySelectorAll("details:not([open])")) { d.open = true; d.dataset.printed = "1"; }
+  for (const d of document.querySelectorAll("details:not([open])")) {
+    d.open = true;
+    d.dataset.printed = "1";
+  }
 });
 addEventListener("afterprint", () => {
-  for (const d of document.querySelectorAll("details[data-printed]")) { d.open = false; delete d.dataset.printed; }
+  for (const d of document.querySelectorAll("details[data-printed]")) {
+    d.open = false;
+    delete d.dataset.printed;
+  }
 });
 show();
 marked();

@@ -31,11 +31,17 @@ class ListSource {
     const bounds = Object.entries(query.where || {}).map(([name, [low, high]]) => [at(name), low, high]);
     const status = at("status");
     const text = (query.text || "").trim().toLowerCase();
-    const kept = this.rows.filter((row) =>
-      (!query.status || row[status] === query.status) &&
-      bounds.every(([i, low, high]) => row[i] !== null && row[i] !== undefined && (low === null || row[i] >= low) && (high === null || row[i] <= high)) &&
-      (!text || this.matches(row, text, query.mode)));
-    const i = at(query.sort), sign = query.desc ? -1 : 1;
+    const kept = this.rows.filter(
+      (row) =>
+        (!query.status || row[status] === query.status) &&
+        bounds.every(
+          ([i, low, high]) =>
+            row[i] !== null && row[i] !== undefined && (low === null || row[i] >= low) && (high === null || row[i] <= high),
+        ) &&
+        (!text || this.matches(row, text, query.mode)),
+    );
+    const i = at(query.sort),
+      sign = query.desc ? -1 : 1;
     if (i >= 0) {
       const empty = (v) => v === null || v === undefined || v === "";
       kept.sort((a, b) => {
@@ -63,7 +69,8 @@ class ServerSource {
 
   async page(query, offset, limit) {
     if (query.text && query.mode === "context") return this.contexts(query.text, offset, limit);
-    const first = Math.floor(offset / CHUNK), last = Math.floor((offset + Math.max(limit, 1) - 1) / CHUNK);
+    const first = Math.floor(offset / CHUNK),
+      last = Math.floor((offset + Math.max(limit, 1) - 1) / CHUNK);
     const chunks = [];
     for (let c = first; c <= last; c++) chunks.push(this.chunk(query, c));
     const got = await Promise.all(chunks);
@@ -72,20 +79,41 @@ class ServerSource {
   }
 
   chunk(query, c) {
-    const where = Object.entries(query.where || {}).map(([n, [low, high]]) => `${n}:${low ?? ""}:${high ?? ""}`).join(",");
-    const asked = { sae: this.sae, text: query.text || "", status: query.status || "", sort: query.sort || "", desc: query.desc ? 1 : 0, where, offset: c * CHUNK, limit: CHUNK };
+    const where = Object.entries(query.where || {})
+      .map(([n, [low, high]]) => `${n}:${low ?? ""}:${high ?? ""}`)
+      .join(",");
+    const asked = {
+      sae: this.sae,
+      text: query.text || "",
+      status: query.status || "",
+      sort: query.sort || "",
+      desc: query.desc ? 1 : 0,
+      where,
+      offset: c * CHUNK,
+      limit: CHUNK,
+    };
     return this.once(JSON.stringify(asked), () => ask("/api/rows", asked));
   }
 
   async contexts(text, offset, limit) {
     const got = await this.once("in " + text, () => ask("/api/contexts", { sae: this.sae, text }));
-    return { total: got.total, rows: got.rows.slice(offset, offset + limit), note: got.looked < got.of ? `looked through the first ${figure(got.looked)} of ${figure(got.of)} features` : "" };
+    return {
+      total: got.total,
+      rows: got.rows.slice(offset, offset + limit),
+      note: got.looked < got.of ? `looked through the first ${figure(got.looked)} of ${figure(got.of)} features` : "",
+    };
   }
 
   once(key, make) {
     if (!this.kept.has(key)) {
       if (this.kept.size > 400) this.kept.clear();
-      this.kept.set(key, make().catch((e) => { this.kept.delete(key); throw e; }));
+      this.kept.set(
+        key,
+        make().catch((e) => {
+          this.kept.delete(key);
+          throw e;
+        }),
+      );
     }
     return this.kept.get(key);
   }
@@ -106,10 +134,21 @@ function inFile(about) {
   return ([id, label, status], text, mode) => {
     const detail = about.details[id];
     if (mode === "context") {
-      if (!texts.has(id)) texts.set(id, detail.contexts.map((c) => c[6].map((w) => DATA.words[w]).join("")).join("\n").toLowerCase());
+      if (!texts.has(id))
+        texts.set(
+          id,
+          detail.contexts
+            .map((c) => c[6].map((w) => DATA.words[w]).join(""))
+            .join("\n")
+            .toLowerCase(),
+        );
       return texts.get(id).includes(text);
     }
-    if (!heads.has(id)) heads.set(id, [...detail.promoted, ...detail.firing.map((t) => t[0])].map((w) => DATA.words[w].trim().toLowerCase()));
+    if (!heads.has(id))
+      heads.set(
+        id,
+        [...detail.promoted, ...detail.firing.map((t) => t[0])].map((w) => DATA.words[w].trim().toLowerCase()),
+      );
     return (status === "labelled" && label.toLowerCase().includes(text)) || heads.get(id).some((w) => w.startsWith(text));
   };
 }
@@ -124,7 +163,12 @@ async function featureOf(sae, id) {
     const got = await ask("/api/feature", { sae, id });
     found = spelt(got, got.words, got.row, about.columns);
   } else if (about.details && about.details[id]) {
-    found = spelt(about.details[id], DATA.words, about.rows.find((r) => r[0] === Number(id)), about.columns);
+    found = spelt(
+      about.details[id],
+      DATA.words,
+      about.rows.find((r) => r[0] === Number(id)),
+      about.columns,
+    );
   }
   if (features.size > 200) features.clear();
   features.set(key, found);
@@ -139,13 +183,22 @@ function spelt(d, words, row, columns) {
     promoted: d.promoted.map(w),
     suppressed: d.suppressed.map(w),
     firing: d.firing.map(([t, share, odds]) => [w(t), share, odds]),
-    contexts: d.contexts.map(([kind, quantile, document, position, peak, value, tokens, fires]) =>
-      ({ kind, quantile, document, position, peak, value, tokens: tokens.map(w), fires: new Map(fires) })),
+    contexts: d.contexts.map(([kind, quantile, document, position, peak, value, tokens, fires]) => ({
+      kind,
+      quantile,
+      document,
+      position,
+      peak,
+      value,
+      tokens: tokens.map(w),
+      fires: new Map(fires),
+    })),
   };
 }
 
 const saeAt = (hookPoint) => DATA.saes.findIndex((s) => s.hook_point === hookPoint);
-const isShown = (sae, id) => sae >= 0 && (LIVE ? Boolean(DATA.saes[sae].store) : Boolean(DATA.saes[sae].details && DATA.saes[sae].details[id]));
+const isShown = (sae, id) =>
+  sae >= 0 && (LIVE ? Boolean(DATA.saes[sae].store) : Boolean(DATA.saes[sae].details && DATA.saes[sae].details[id]));
 
 // A feature by name, linked where it can be opened.
 function featureLink(sae, id, text) {

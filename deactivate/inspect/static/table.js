@@ -10,12 +10,24 @@ class VirtualTable {
     this.narrow = matchMedia("(max-width: 46rem)");
     this.head = h("div", { class: "vt-head", role: "row" });
     this.space = h("div", { class: "vt-space", role: "rowgroup" });
-    this.box = h("div", { class: "vt", role: "table", tabindex: 0, "aria-label": name, onscroll: () => this.soon(), onkeydown: (e) => this.key(e) }, this.head, this.space);
+    this.box = h(
+      "div",
+      { class: "vt", role: "table", tabindex: 0, "aria-label": name, onscroll: () => this.soon(), onkeydown: (e) => this.key(e) },
+      this.head,
+      this.space,
+    );
     this.count = h("p", { class: "soft count", role: "status", "aria-live": "polite" });
     this.node = h("div", {}, this.count, this.box);
-    const relay = () => { this.heads(); this.refresh(); };
-    const printed = (on) => () => { this.printing = on; this.draw(); };
-    const before = printed(true), after = printed(false);
+    const relay = () => {
+      this.heads();
+      this.refresh();
+    };
+    const printed = (on) => () => {
+      this.printing = on;
+      this.draw();
+    };
+    const before = printed(true),
+      after = printed(false);
     this.narrow.addEventListener("change", relay);
     addEventListener("beforeprint", before);
     addEventListener("afterprint", after);
@@ -36,12 +48,25 @@ class VirtualTable {
     const shown = this.seen();
     this.box.style.setProperty("--columns", shown.map((c) => (this.narrow.matches && c.small) || c.width).join(" "));
     this.box.setAttribute("aria-colcount", shown.length);
-    this.head.replaceChildren(...shown.map((c) => {
-      const sorted = this.query.sort === c.key;
-      const arrow = sorted ? (this.query.desc ? " ▼" : " ▲") : "";
-      const inner = c.unsorted ? c.title : h("button", { type: "button", "data-sort": c.key, "data-tip": c.about, onclick: () => this.sortBy(c.key) }, c.title, h("span", { "aria-hidden": "true" }, arrow));
-      return h("div", { role: "columnheader", class: c.text ? "" : "num", "aria-sort": sorted ? (this.query.desc ? "descending" : "ascending") : null }, inner);
-    }));
+    this.head.replaceChildren(
+      ...shown.map((c) => {
+        const sorted = this.query.sort === c.key;
+        const arrow = sorted ? (this.query.desc ? " ▼" : " ▲") : "";
+        const inner = c.unsorted
+          ? c.title
+          : h(
+              "button",
+              { type: "button", "data-sort": c.key, "data-tip": c.about, onclick: () => this.sortBy(c.key) },
+              c.title,
+              h("span", { "aria-hidden": "true" }, arrow),
+            );
+        return h(
+          "div",
+          { role: "columnheader", class: c.text ? "" : "num", "aria-sort": sorted ? (this.query.desc ? "descending" : "ascending") : null },
+          inner,
+        );
+      }),
+    );
   }
 
   sortBy(key) {
@@ -67,7 +92,10 @@ class VirtualTable {
   soon() {
     if (this.waiting) return;
     this.waiting = true;
-    requestAnimationFrame(() => { this.waiting = false; this.draw(); });
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      this.draw();
+    });
   }
 
   async draw() {
@@ -97,11 +125,29 @@ class VirtualTable {
 
   row(row, index, shown) {
     const values = Object.fromEntries(this.source.columns.map((name, i) => [name, row[i]]));
-    const cells = shown.map((c) => h("div", { role: "cell", class: c.text ? "text" : "num" }, c.show ? c.show(values[c.key], values) : c.text ? values[c.key] : figure(values[c.key])));
-    return h("div", {
-      class: "vt-row", role: "row", id: `row-${this.name.replace(/\W+/g, "-")}-${index}`, "aria-rowindex": index + 2, "data-index": index, "data-href": this.href && this.href(values),
-      style: { top: (index - (this.printing ? 0 : 0)) * ROW + "px" }, onclick: (e) => { if (!e.target.closest("a, button")) this.open(e.currentTarget); },
-    }, cells);
+    const cells = shown.map((c) =>
+      h(
+        "div",
+        { role: "cell", class: c.text ? "text" : "num" },
+        c.show ? c.show(values[c.key], values) : c.text ? values[c.key] : figure(values[c.key]),
+      ),
+    );
+    return h(
+      "div",
+      {
+        class: "vt-row",
+        role: "row",
+        id: `row-${this.name.replace(/\W+/g, "-")}-${index}`,
+        "aria-rowindex": index + 2,
+        "data-index": index,
+        "data-href": this.href && this.href(values),
+        style: { top: (index - (this.printing ? 0 : 0)) * ROW + "px" },
+        onclick: (e) => {
+          if (!e.target.closest("a, button")) this.open(e.currentTarget);
+        },
+      },
+      cells,
+    );
   }
 
   open(el) {
@@ -124,7 +170,8 @@ class VirtualTable {
     if (!(e.key in moves) || !this.total) return;
     e.preventDefault();
     this.active = Math.min(this.total - 1, Math.max(0, this.active + moves[e.key]));
-    const top = this.active * ROW, room = this.box.clientHeight - ROW;
+    const top = this.active * ROW,
+      room = this.box.clientHeight - ROW;
     if (top < this.box.scrollTop) this.box.scrollTop = top;
     else if (top + ROW > this.box.scrollTop + room) this.box.scrollTop = top + ROW - room;
     this.mark();
@@ -134,23 +181,45 @@ class VirtualTable {
 // Search, status and bounds over a table.
 function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
   let timer;
-  const later = (f) => { clearTimeout(timer); timer = setTimeout(f, 180); };
-  const search = h("input", { type: "search", placeholder, "aria-label": placeholder, oninput: (e) => later(() => table.ask({ text: e.target.value })) });
-  const where = {};
-  const number = (column, side, words) => h("input", {
-    type: "number", step: "any", placeholder: words, "aria-label": `${column.title}, ${words}`, "data-bound": `${column.key}-${side}`,
-    oninput: (e) => later(() => {
-      const ends = where[column.key] || [null, null];
-      ends[side] = e.target.value === "" ? null : Number(e.target.value);
-      where[column.key] = ends;
-      table.ask({ where: Object.fromEntries(Object.entries(where).filter(([, [a, b]]) => a !== null || b !== null)) });
-    }),
+  const later = (f) => {
+    clearTimeout(timer);
+    timer = setTimeout(f, 180);
+  };
+  const search = h("input", {
+    type: "search",
+    placeholder,
+    "aria-label": placeholder,
+    oninput: (e) => later(() => table.ask({ text: e.target.value })),
   });
-  const fields = bounds.map((c) => h("div", { class: "bound" }, h("span", { "data-tip": c.about }, c.title), number(c, 0, "least"), number(c, 1, "most")));
-  return h("div", { class: "controls" },
-    h("div", { class: "line" },
+  const where = {};
+  const number = (column, side, words) =>
+    h("input", {
+      type: "number",
+      step: "any",
+      placeholder: words,
+      "aria-label": `${column.title}, ${words}`,
+      "data-bound": `${column.key}-${side}`,
+      oninput: (e) =>
+        later(() => {
+          const ends = where[column.key] || [null, null];
+          ends[side] = e.target.value === "" ? null : Number(e.target.value);
+          where[column.key] = ends;
+          table.ask({ where: Object.fromEntries(Object.entries(where).filter(([, [a, b]]) => a !== null || b !== null)) });
+        }),
+    });
+  const fields = bounds.map((c) =>
+    h("div", { class: "bound" }, h("span", { "data-tip": c.about }, c.title), number(c, 0, "least"), number(c, 1, "most")),
+  );
+  return h(
+    "div",
+    { class: "controls" },
+    h(
+      "div",
+      { class: "line" },
       h("label", { class: "field grow" }, h("span", {}, "Search"), search),
       modes && choice("in", modes, "label", (mode) => table.ask({ mode })),
-      statuses.length > 0 && choice("Labels", [["", "all"], ...statuses.map((s) => [s, s])], "", (status) => table.ask({ status }))),
-    fields.length > 0 && h("details", { class: "filters" }, h("summary", {}, "Filter by figures"), h("div", { class: "bounds" }, fields)));
+      statuses.length > 0 && choice("Labels", [["", "all"], ...statuses.map((s) => [s, s])], "", (status) => table.ask({ status })),
+    ),
+    fields.length > 0 && h("details", { class: "filters" }, h("summary", {}, "Filter by figures"), h("div", { class: "bounds" }, fields)),
+  );
 }
