@@ -72,7 +72,8 @@ def edits_of(host, sae, folder: Path) -> list[tuple[Edit, Path]]:
     magic_ = {"name": "magic", "digest": "0" * 64}
     evidence = {"concepts": [{"concept": "magic", "features": [{"hook_point": POINT, "id": 0, "rho": 4.0, "auroc": {"validation": 0.9}}]}]}
     weights = Edit([WeightsPart(deltas)], "pisces", {"k": 2}, [magic_], evidence=evidence).bound(host)
-    gate = Gate([GateSource(sae, (0,))]).calibrated(host, TEXTS[:1], documents(30, seed=5), fpr=0.1)
+    pool = [d for d in documents(40, seed=5) if PLANTED[0] not in d]
+    gate = Gate([GateSource(sae, (0,))]).calibrated(host, TEXTS[:1], pool, fpr=0.1)
     layer = Edit([DeactivationPart(sae, (0, 3))], "layer", {}, [magic_]).bound(host).gated(gate)
     found = []
     for edit in (weights, layer):
@@ -88,7 +89,8 @@ def results_of(folder: Path, digest: str) -> list[Found]:
     for i, name in enumerate(("pisces", "rmu")):
         one = result(name, 0.2 + i / 5, concept="magic")
         kept = Value(0.9 - i / 10, 0.85 - i / 10, 0.95 - i / 10, 8, "concepts", "t")
-        rows = tuple(replace(r, metrics={**r.metrics, "kept": Value(1.0) if r.kind == "base" else kept}, note=EVIL) for r in one.rows)
+        own = {"base": {"kept": Value(1.0)}, "edited": {"kept": kept}, "control": {}}
+        rows = tuple(replace(r, metrics={**r.metrics, **own[r.kind]}, note=EVIL) for r in one.rows)
         metrics = {**one.metrics, "kept": Metric("kept", "higher", unit="%", scale=100, digits=1, about=EVIL)}
         place = folder / f"eval-{name}"
         replace(one, rows=rows, metrics=metrics, extra={"edits": [digest] if i == 0 else ["0"], "absent": ["gold"]}).save(

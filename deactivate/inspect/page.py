@@ -31,13 +31,12 @@ def render_page(data: dict[str, Any]) -> str:
     that it came from.
     """
     script, style = script_text(), _text(STYLE)
-    live = bool(data.get("live"))
     policy = {
         "default-src": "'none'",
         "script-src": _hash(script),
         "style-src": _hash(style),
-        "img-src": "data:" + (" 'self'" if live else ""),
-        "connect-src": "'self'" if live else "'none'",
+        "img-src": "data:",
+        "connect-src": "'self'" if data.get("live") else "'none'",
         "base-uri": "'none'",
         "form-action": "'none'",
     }

@@ -106,7 +106,7 @@ def test_data_cannot_leave_their_block(whole) -> None:
     assert json.loads(block) == json.loads(json.dumps(whole))
     assert "<" not in block
     assert page.count("<script") == 2
-    assert "onerror" not in re.sub(re.escape(block), "", page)
+    assert "<img" not in page.replace(block, "")
     assert json_text("\u2028</script>&") == '"\\u2028\\u003c/script\\u003e\\u0026"'
     assert "</script>" in json.dumps(EVIL)  # what a page without the escape would hold
 

@@ -19,6 +19,7 @@ Documents = Annotated[
 ]
 Corpus = Annotated[str, typer.Option("--corpus", help="And which: embedded, a file, a folder, or hub:NAME.")]
 DOCUMENTS = 2000
+PICTURED = 12
 
 
 def inspect(
@@ -30,8 +31,9 @@ def inspect(
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A prompt to read; unset: some of the concept's.")] = [],  # noqa: B006
     features: Annotated[int, typer.Option("--features", help="Features of each SAE in the file, at most.", min=0)] = 500,
     pictures: Annotated[
-        int, typer.Option("--pictures", help="Pipelines: of so many features, pictures are drawn with and without them.", min=0)
-    ] = 0,
+        int | None,
+        typer.Option("--pictures", help=f"Pipelines: so many features are drawn with and without; unset: {PICTURED}.", min=0),
+    ] = None,
     documents: Documents = DOCUMENTS,
     corpus: Corpus = "embedded",
     no_gate: NoGate = False,
@@ -43,36 +45,43 @@ def inspect(
     as_json: o.Json = False,
 ) -> None:
     """One HTML file: features with their evidence, concepts, edits, prompts, results. It opens from disk and asks for nothing from outside."""
-    if out.exists():
-        raise InputError(f"--out {out} exists already; choose another name")
-    if out.suffix not in (".html", ".htm"):
-        raise InputError(f"--out {out}: a page is written; name it FILE.html")
-    if not (sae or edit or result):
-        raise InputError("inspect: nothing to show; give --sae DIR, --edit EDIT or --result DIR")
+    _check(out, sae, concept, edit, result, prompt)
     from ..deactivate.inspect.page import write_page
     from ..deactivate.inspect.site import Site
 
     results = load_results(result)
     bench = Workbench(o.sae_folders(sae), model, dtype, device, seed)
     bench.load_edits(edit)
+    drawn = (PICTURED if pictures is None else pictures) if sae and bench.drawing else 0
+    if pictures and not drawn:
+        raise InputError("--pictures: no pipeline is inspected, and a language model draws none; leave it out")
     views = bench.views(documents, corpus)
     dossiers = bench.dossiers(concept, gated=not no_gate)
     asked = list(prompt) or bench.examples(concept)
-    if prompt and not sae:
-        raise InputError("--prompt: it is read by an SAE; give --sae DIR too")
     reader = bench.reader(views) if asked else None
     read = [reader.read(p) for p in asked] if reader is not None else []
-    if pictures and not bench.drawing:
-        raise InputError(f"--pictures: {bench.name} draws none; leave it out")
     site = Site(
-        title or _title(bench, concept), views, dossiers, bench.edits, results, read,
-        pictures=bench.pictures(views) if pictures else None,
-    )  # fmt: skip
-    write_page(out, site, features=features, pictured=pictures)
+        title or _title(bench, concept), views, dossiers, bench.edits, results, read, pictures=bench.pictures(views) if drawn else None
+    )
+    write_page(out, site, features=features, pictured=drawn)
     size = out.stat().st_size
     shown = sum(min(features, v.store.d_sae) for v in views if v.store is not None)
     report = {"out": str(out), "bytes": size, "saes": len(views), "features": shown, "edits": len(edit), "results": len(result)}
     o.emit(report, f"{out}: {shown} features, {size / 1e6:.1f} MB; open it in a browser", as_json)
+
+
+def _check(out: Path, sae: list[Path], concept: list[str], edit: list[Path], result: list[Path], prompt: list[str]) -> None:
+    """Refuses what cannot become a page, before anything is read."""
+    if out.exists():
+        raise InputError(f"--out {out} exists already; choose another name")
+    if out.suffix not in (".html", ".htm"):
+        raise InputError(f"--out {out}: a page is written; name it FILE.html")
+    if not (sae or edit or result):
+        raise InputError("inspect: nothing to show; give --sae DIR, --edit EDIT or --result DIR")
+    if prompt and not sae:
+        raise InputError("--prompt: it is read by an SAE; give --sae DIR too")
+    if concept and not sae:
+        raise InputError("--concept: its features are those of an SAE; give --sae DIR too")
 
 
 def serve(

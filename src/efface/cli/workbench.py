@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ..deactivate.inspect.stores import StoreView
     from ..sae import SAE
 
-HIDDEN = (".", "cells")
-"""Folders whose names begin so are not looked into for edits and results."""
-
 
 class Workbench:
     """The inputs of one command.
@@ -173,4 +170,4 @@ def found_below(folder: Path, name: str) -> list[Path]:
     if not folder.is_dir():
         return []
     found = (p for p in sorted(folder.rglob(name)) if p.is_file())
-    return [p for p in found if not any(part.startswith(HIDDEN) for part in p.relative_to(folder).parts[:-1])]
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])]
