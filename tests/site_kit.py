@@ -91,7 +91,7 @@ def results_of(folder: Path, digest: str) -> list[Found]:
         kept = Value(0.9 - i / 10, 0.85 - i / 10, 0.95 - i / 10, 8, "concepts", "t")
         own = {"base": {"kept": Value(1.0)}, "edited": {"kept": kept}, "control": {}}
         rows = tuple(replace(r, metrics={**r.metrics, **own[r.kind]}, note=EVIL) for r in one.rows)
-        metrics = {**one.metrics, "kept": Metric("kept", "higher", unit="%", scale=100, digits=1, about=EVIL)}
+        metrics = {**one.metrics, "kept": Metric("kept", "higher", unit="%", scale=100.0, digits=1, about=EVIL)}
         place = folder / f"eval-{name}"
         replace(one, rows=rows, metrics=metrics, extra={"edits": [digest] if i == 0 else ["0"], "absent": ["gold"]}).save(
             place / "result.json"

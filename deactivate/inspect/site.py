@@ -60,9 +60,16 @@ class Site:
             "results": [result_values(f) for f in self.results],
             "tables": tables(self.results),
             "prompts": list(self.prompts),
+            "labels": {v.hook_point: self._labels(v) for v in self.saes if v.store is not None},
             "notes": list(self.notes),
             "live": dict(self.live) or None,
         }
+
+    def _labels(self, view: StoreView) -> dict[str, str]:
+        """What the features are called that something names."""
+        assert view.store is not None
+        rows = (view.store.row(i) for i in self.wanted(view.hook_point) if 0 <= i < view.store.d_sae)
+        return {str(r.id): r.label for r in rows if r.status == "labelled"}
 
     def whole(self, features: int, pictured: int = 0) -> dict[str, Any]:
         """Everything that fits into a file: of each SAE at most `features` features, of which the first `pictured` with pictures.

@@ -66,10 +66,9 @@ function gateFacts(gate) {
   ];
 }
 
+// What a feature is called that a concept, an edit, a gate or a prompt names.
 function labelOf(point, id) {
-  const about = DATA.saes[saeAt(point)];
-  const row = about && about.rows && about.rows.find((r) => r[0] === id);
-  return row && row[2] === "labelled" ? row[1] : "";
+  return (DATA.labels[point] || {})[id] || "";
 }
 
 function curvesOf(concepts) {
