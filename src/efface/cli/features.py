@@ -22,11 +22,11 @@ def any_host_and_saes(sae: list[Path], model: str | None, dtype: str, device: st
     """The SAEs, the host that is written in them (or `model`), and whether it is a pipeline."""
     from ..t2i.aliases import is_pipeline
 
-    named, saes = _named(sae, model)
+    named, saes = named_saes(sae, model)
     return o.load_any_host(named, dtype, device), saes, is_pipeline(named)
 
 
-def _named(sae: list[Path], model: str | None) -> "tuple[str, list[SAE]]":
+def named_saes(sae: list[Path], model: str | None) -> "tuple[str, list[SAE]]":
     """The model that the SAEs name, or `model`; the SAEs."""
     from ..sae import SAE
 

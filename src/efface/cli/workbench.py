@@ -10,7 +10,7 @@ import typer
 from ..base.errors import InputError
 from ..base.files import cache_dir
 from . import options as o
-from .evidence import FOLDER
+from .evidence import FOLDER, texts_of
 
 if TYPE_CHECKING:
     from ..deactivate.edit import Edit
@@ -88,24 +88,18 @@ class Workbench:
         return beside if beside.exists() else cache_dir() / "stores" / sae_digest(sae)[:32]
 
     def _collect(self, missing: "dict[Path, SAE]", corpus: str, documents: int) -> None:
-        from ..sae.corpora import read_corpus
-
         typer.echo(
             f"no evidence yet for {len(missing)} SAE(s): reading {documents} documents; it is kept in {cache_dir() / 'stores'}", err=True
         )
-        other = self.model is not None
+        texts, other = texts_of(corpus, documents, self.name), self.model is not None
         if self.drawing:
-            from itertools import islice
-
-            from ..t2i.aliases import embedded_prompts
             from ..t2i.feature_stores import make_stores as of_prompts
 
-            texts = embedded_prompts(self.name) if corpus == "embedded" else read_corpus(corpus)
-            of_prompts(self.host, islice(texts, documents), missing, other_model=other)
+            of_prompts(self.host, texts, missing, other_model=other)
         else:
             from ..llm.feature_stores import make_stores
 
-            make_stores(self.host, read_corpus(corpus, limit=documents), missing, other_model=other)
+            make_stores(self.host, texts, missing, other_model=other)
 
     def dossiers(self, concepts: Sequence[str], gated: bool) -> list[dict[str, Any]]:
         """What is known of each concept, from the cache where it was found before."""
