@@ -23,7 +23,7 @@ page(/^compare(?:\/(\d+))?$/, (n) => {
     section(
       "All figures",
       note("* best edited row, = tied with the best (intervals overlap), – not measured. ↑ higher is better, ↓ lower is better."),
-      h("div", { class: "scroll" }, sortable(t)),
+      sortable(t),
     ),
     h("details", { class: "card" }, h("summary", {}, "How it was measured"), facts(t.card)),
   );
@@ -47,8 +47,10 @@ function sortable(t) {
       ),
     ),
   );
+  const order = choice("Sorted by", [["", "as given"], ...names.map((n) => [n, t.columns[n].heading])], "", (name) => by(name || null));
   function by(name) {
-    desc = sorted === name ? !desc : t.columns[name].better !== "lower";
+    order.querySelector("select").value = name || "";
+    desc = name !== null && (sorted === name ? !desc : t.columns[name].better !== "lower");
     sorted = name;
     draw();
   }
@@ -80,7 +82,8 @@ function sortable(t) {
     );
   }
   draw();
-  return h("table", { class: "figures rows" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "row"), heads)), body);
+  const head = h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "row"), heads));
+  return [order, h("div", { class: "scroll" }, h("table", { class: "figures rows" }, head, body))];
 }
 
 const ERASURE = ["efficacy_unseen", "efficacy", "UA_held_out", "UA", "margin", "union"];

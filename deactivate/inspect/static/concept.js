@@ -101,8 +101,8 @@ function scores(c) {
 }
 
 const RANKED = [
-  { key: "rank", title: "Rank", width: "4rem", about: "By AUROC on validation" },
-  { key: "id", title: "Feature", width: "5rem" },
+  { key: "rank", title: "Rank", width: "4rem", small: "3rem", about: "By AUROC on validation" },
+  { key: "id", title: "Feature", width: "5rem", small: "4.4rem" },
   {
     key: "words",
     title: "What it is",
@@ -119,7 +119,7 @@ const RANKED = [
     about: "AUROC of its largest activation in a text: concept against everything else",
   },
   { key: "validation", title: "Validation", width: "6rem", about: "The same on validation, by which features are ranked" },
-  { key: "test", title: "Test", width: "4.6rem", about: "The same on test, which chose nothing" },
+  { key: "test", title: "Test", width: "4.6rem", wide: true, about: "The same on test, which chose nothing" },
   { key: "rho", title: "Ratio", width: "5rem", wide: true, about: "Activation a token on the concept over that on control texts" },
   { key: "delta", title: "Surplus", width: "5.4rem", wide: true, about: "Firings on the concept minus those on as many control tokens" },
   { key: "fired", title: "Fired", width: "5rem", wide: true, about: "Tokens of the concept's train texts on which it fires" },

@@ -1,6 +1,6 @@
 // One SAE: its card, how often its features fire, the map, and the table of all of them.
 const COLUMNS = {
-  id: { title: "Feature", width: "5.2rem", about: "Its number in the SAE" },
+  id: { title: "Feature", width: "5.2rem", small: "4.4rem", about: "Its number in the SAE" },
   label: {
     title: "Label",
     width: "minmax(9rem, 3fr)",
@@ -14,7 +14,7 @@ const COLUMNS = {
     small: "5.6rem",
     about: "AUROC of the label on held-out test contexts: firing against silent",
   },
-  density: { title: "Density", width: "5.6rem", about: "Share of tokens on which it fires" },
+  density: { title: "Density", width: "5.6rem", wide: true, about: "Share of tokens on which it fires" },
   max: { title: "Max", width: "4.8rem", wide: true, about: "Largest activation" },
   mean: { title: "Mean", width: "4.8rem", wide: true, about: "Mean activation where it fires" },
   fired: { title: "Fired", width: "5.4rem", wide: true, about: "Tokens on which it fires" },

@@ -12,7 +12,7 @@ class VirtualTable {
     this.space = h("div", { class: "vt-space", role: "rowgroup" });
     this.box = h(
       "div",
-      { class: "vt", role: "table", tabindex: 0, "aria-label": name, onscroll: () => this.soon(), onkeydown: (e) => this.key(e) },
+      { class: "vt", role: "grid", tabindex: 0, "aria-label": name, onscroll: () => this.soon(), onkeydown: (e) => this.key(e) },
       this.head,
       this.space,
     );
@@ -128,7 +128,7 @@ class VirtualTable {
     const cells = shown.map((c) =>
       h(
         "div",
-        { role: "cell", class: c.text ? "text" : "num" },
+        { role: "gridcell", class: c.text ? "text" : "num" },
         c.show ? c.show(values[c.key], values) : c.text ? values[c.key] : figure(values[c.key]),
       ),
     );
