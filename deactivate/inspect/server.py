@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ...base.errors import EffaceError, InputError, UnknownName
+from ...base.files import first_line
 from ...sae.evidence.query import Query
 from .page import json_text, render_page
 from .prompts import PromptReader
@@ -145,11 +146,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, make: Callable[[], Answer]) -> None:
         try:
-            self._json(make())
+            answer = make()
         except InputError as e:
             self._json({"error": str(e)}, HTTPStatus.BAD_REQUEST)
         except EffaceError as e:
             self._json({"error": str(e)}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        except (OSError, RuntimeError, MemoryError) as e:
+            log.debug("", exc_info=True)
+            self._json({"error": f"{type(e).__name__}: {first_line(e)}"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        else:
+            self._json(answer)
 
     def _json(self, value: Answer, status: HTTPStatus = HTTPStatus.OK) -> None:
         self._send(status, json_text(value).encode(), "application/json; charset=utf-8")
@@ -183,6 +189,10 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, pages: Pages, port: int = 0) -> None:
         self.pages = pages
         super().__init__((LOOPBACK, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away, and whatever else ended one connection, is told at debug level alone."""
+        log.debug("a connection from %s ended", client_address, exc_info=True)
 
     @property
     def address(self) -> str:
