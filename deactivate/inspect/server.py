@@ -105,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: "PageServer"
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         """The page, or a part of it."""
