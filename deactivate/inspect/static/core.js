@@ -159,6 +159,8 @@ function theme(value) {
   document.dispatchEvent(new Event("themed"));
 }
 
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themed")));
+
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }

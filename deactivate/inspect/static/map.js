@@ -30,13 +30,15 @@ function featureMap(sae, found, open) {
     return [fit(found.x[i], width, state.x), fit(found.y[i], height, state.y)];
   }
 
-  function draw() {
+  // All points on a layer of their own: it stays while the mouse moves.
+  const layer = document.createElement("canvas");
+  const radius = found.ids.length > 20000 ? 1.2 : found.ids.length > 3000 ? 1.8 : 3.4;
+  function paint() {
     const [width, height, dense] = size();
-    if (!width) return;
-    const c = canvas.getContext("2d");
+    layer.width = canvas.width;
+    layer.height = canvas.height;
+    const c = layer.getContext("2d");
     c.setTransform(dense, 0, 0, dense, 0, 0);
-    c.clearRect(0, 0, width, height);
-    const r = found.ids.length > 20000 ? 1.2 : found.ids.length > 3000 ? 1.8 : 3.4;
     const hues = found.groups.map((_, g) => (hue(g).startsWith("--") ? colour(hue(g)) : hue(g)));
     const order = [...found.groups.keys()].reverse(); // those without a label lie below
     for (const g of order) {
@@ -44,17 +46,29 @@ function featureMap(sae, found, open) {
       c.fillStyle = c.strokeStyle = hues[g];
       c.globalAlpha = g >= found.groups.length - 2 ? 0.55 : 0.9;
       for (let i = 0; i < found.ids.length; i++)
-        if (found.group[i] === g) shape(c, g, ...place(i, width, height), r, g === found.groups.length - 1);
+        if (found.group[i] === g) shape(c, g, ...place(i, width, height), radius, g === found.groups.length - 1);
     }
-    c.globalAlpha = 1;
-    if (state.over >= 0) {
-      c.strokeStyle = colour("--fg");
-      c.lineWidth = 2;
-      c.beginPath();
-      c.arc(...place(state.over, width, height), r + 4, 0, 7);
-      c.stroke();
-      c.lineWidth = 1;
-    }
+  }
+
+  function draw() {
+    if (!canvas.clientWidth) return;
+    paint();
+    ring();
+  }
+
+  function ring() {
+    const [width, height, dense] = size();
+    const c = canvas.getContext("2d");
+    c.setTransform(1, 0, 0, 1, 0, 0);
+    c.clearRect(0, 0, canvas.width, canvas.height);
+    if (layer.width && layer.height) c.drawImage(layer, 0, 0);
+    if (state.over < 0) return;
+    c.setTransform(dense, 0, 0, dense, 0, 0);
+    c.strokeStyle = colour("--fg");
+    c.lineWidth = 2;
+    c.beginPath();
+    c.arc(...place(state.over, width, height), radius + 4, 0, 7);
+    c.stroke();
   }
 
   function nearest(e) {
@@ -77,9 +91,10 @@ function featureMap(sae, found, open) {
   }
 
   function zoom(by) {
-    state.zoom = Math.max(1, Math.min(60, state.zoom * by));
-    state.x *= by;
-    state.y *= by;
+    const before = state.zoom;
+    state.zoom = Math.max(1, Math.min(60, before * by));
+    state.x *= state.zoom / before;
+    state.y *= state.zoom / before;
     if (state.zoom === 1) state.x = state.y = 0;
     draw();
   }
@@ -94,13 +109,13 @@ function featureMap(sae, found, open) {
       return;
     }
     state.over = nearest(e);
-    draw();
+    ring();
     tip(state.over < 0 ? "" : name(found.ids[state.over], state.over), e.clientX, e.clientY);
   });
   canvas.addEventListener("mouseleave", () => {
     state.over = -1;
     tip("");
-    draw();
+    ring();
   });
   canvas.addEventListener("mousedown", (e) => {
     drag = [e.clientX, e.clientY, state.x, state.y];
