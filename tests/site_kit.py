@@ -14,6 +14,7 @@ from efface.deactivate.edit import Edit
 from efface.deactivate.evaluation.results import Metric, Row
 from efface.deactivate.evaluation.value import Value
 from efface.deactivate.gate import Gate, GateSource
+from efface.deactivate.inspect.moved import moved_features
 from efface.deactivate.inspect.prompts import PromptReader
 from efface.deactivate.inspect.results import SAMPLES, Found
 from efface.deactivate.inspect.site import Site
@@ -127,6 +128,7 @@ def make_site(folder: Path, *, live: bool = False) -> tuple[Site, PromptReader]:
     site = Site(
         f"Tiny {EVIL}", [view], concepts, edits, results_of(folder, edits[0][0].digest),
         [] if live else [reader.read(t) for t in TEXTS],
+        moved=[{"edit": e.digest, "saes": moved_features(host, e, {0: sae}, TEXTS)} for e, _ in edits],
     )  # fmt: skip
     return site, reader
 

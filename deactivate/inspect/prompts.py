@@ -21,6 +21,30 @@ Spell = Callable[[Any, Sequence[int]], list[str]]
 """(what reads, token ids) -> their strings, so that together they read as the prompt."""
 
 
+def readers_of(host: Any, saes: "Mapping[int, SAE]") -> "list[tuple[Any, dict[int, SAE]]]":
+    """What reads texts -> the SAEs that it serves: one language model, or one text encoder each; SAEs that no text reaches are left out."""
+    groups: list[tuple[Any, dict[int, SAE]]] = []
+    for number, sae in saes.items():
+        reader = _reader(host, sae)
+        group = next((g for r, g in groups if r is reader), None)
+        if group is not None:
+            group[number] = sae
+        elif reader is not None:
+            groups.append((reader, {number: sae}))
+    return groups
+
+
+def _reader(host: Any, sae: "SAE") -> Any:
+    point = sae_hook_point(sae)
+    make = getattr(host, "reader", None)
+    try:
+        reader = host if make is None else make([point])
+        reader.resolve(point)
+    except (HookPointNotFound, InputError):
+        return None
+    return reader
+
+
 class PromptReader:
     """Reads prompts on the unedited host, one at a time, from any thread.
 
@@ -45,25 +69,7 @@ class PromptReader:
     ) -> None:
         self.host, self.gates, self.spell, self.label, self.top = host, list(gates), spell, label, top
         self._lock = threading.Lock()
-        self.groups: list[tuple[Any, dict[int, SAE]]] = []
-        """What reads -> the SAEs that it serves: one language model, or one text encoder each."""
-        for number, sae in saes.items():
-            reader = self._reader(sae)
-            group = next((g for r, g in self.groups if r is reader), None)
-            if group is not None:
-                group[number] = sae
-            elif reader is not None:
-                self.groups.append((reader, {number: sae}))
-
-    def _reader(self, sae: "SAE") -> Any:
-        point = sae_hook_point(sae)
-        make = getattr(self.host, "reader", None)
-        try:
-            reader = self.host if make is None else make([point])
-            reader.resolve(point)
-        except (HookPointNotFound, InputError):
-            return None
-        return reader
+        self.groups = readers_of(host, saes)
 
     @torch.no_grad()
     def read(self, text: str) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Site:
     prompts: Sequence[Mapping[str, Any]] = ()
     """Readings of `PromptReader.read`."""
     notes: Sequence[str] = ()
+    moved: Sequence[Mapping[str, Any]] = ()
+    """Which features edits move: `{edit, saes}`, the edit's digest and what `moved_features` gave."""
     pictures: Pictures | None = None
     live: Mapping[str, bool] = field(default_factory=dict)
     """What the server can do: `prompts`, `pictures`."""
@@ -56,7 +58,7 @@ class Site:
             "title": self.title,
             "saes": [s.about() for s in self.saes],
             "concepts": list(self.concepts),
-            "edits": [edit_values(e, place) for e, place in self.edits],
+            "edits": [{**edit_values(e, place), "moved": self._moved(e)} for e, place in self.edits],
             "results": [result_values(f) for f in self.results],
             "tables": tables(self.results),
             "prompts": list(self.prompts),
@@ -64,6 +66,9 @@ class Site:
             "notes": list(self.notes),
             "live": dict(self.live) or None,
         }
+
+    def _moved(self, edit: "Edit") -> list[Any]:
+        return [row for found in self.moved if found["edit"] == edit.digest for row in found["saes"]]
 
     def _labels(self, view: StoreView) -> dict[str, str]:
         """What the features are called that something names."""
@@ -103,6 +108,8 @@ class Site:
             found += _listened(edit.get("gate"), hook_point)
         for concept in self.concepts:
             found += _listened(concept.get("gate"), hook_point)
+        for found_ in self.moved:
+            found += [f for row in found_["saes"] if row["hook_point"] == hook_point for f, *_ in row["features"]]
         for reading in self.prompts:
             found += [f for layer in reading["layers"] if layer["hook_point"] == hook_point for f, *_ in layer["strongest"]]
         return list(dict.fromkeys(found))

@@ -13,6 +13,7 @@ from site_kit import D_SAE, EVIL, TEXTS, make_site
 from efface.base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
 from efface.deactivate.inspect.edits import delta_norm
 from efface.deactivate.inspect.maps import feature_map, label_groups
+from efface.deactivate.inspect.moved import moved_features
 from efface.deactivate.inspect.page import json_text, render_page, write_page
 from efface.deactivate.inspect.results import SAMPLES, Found, result_values
 from efface.deactivate.inspect.site import Site
@@ -196,6 +197,34 @@ def test_a_prompt_is_read_as_the_sae_encodes_it(made) -> None:
     for text, words in ((" ", "empty"), ("the " * 600, "600|601")):
         with pytest.raises(InputError, match=words):
             reader.read(text)
+
+
+def test_what_an_edit_moves_is_what_the_sae_reads_with_it_and_without(made) -> None:
+    site, reader, _ = made
+    sae, host = site.saes[0].sae, reader.host
+    weights, layer = (site.edits[i][0] for i in (0, 1))
+    deep = type(sae)(sae.cfg, {**sae.card, "hook_point": "layers.1.resid_post"})
+    deep.load_state_dict(sae.state_dict())
+    with torch.no_grad():
+        deep.b_enc.fill_(0.0)
+    at_start, behind = moved_features(host, weights, {0: sae, 1: deep}, TEXTS)
+    assert at_start["features"] == []  # nothing changes in front of the weights
+    assert at_start["unmoved"] == D_SAE
+    assert behind["features"]
+    ids, mask = host.encode_texts(TEXTS[:1])
+    keep = host.keep_mask(ids, mask)
+
+    def peak(f: int) -> float:
+        return float(deep.encode(host.activations(ids, mask, ["layers.1.resid_post"])["layers.1.resid_post"][keep])[:, f].max())
+
+    f, before, after = moved_features(host, weights, {1: deep}, TEXTS[:1])[0]["features"][0]
+    assert peak(f) == pytest.approx(before, rel=2e-3, abs=1e-4)
+    with weights.applied(host):
+        assert peak(f) == pytest.approx(after, rel=2e-3, abs=1e-4)
+    assert abs(after - before) > 0
+    shut = moved_features(host, layer, {1: deep}, TEXTS[1:])[0]
+    assert shut["features"] == []  # its gate stays shut there
+    assert moved_features(host, layer, {1: deep}, TEXTS[:1])[0]["features"]
 
 
 def test_a_page_is_named_html_and_shows_something(made, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ page(/^edit\/(\d+)$/, (n) => {
     attacks.length ? attacks.map((r) => evaluated(r, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
     changes(edit),
     usedFeatures(edit),
+    movedFeatures(edit),
     edit.gate &&
       section(
         "Gate",
@@ -217,6 +218,50 @@ function changes(edit) {
         ),
       ),
     ),
+  );
+}
+
+// Features that the edit moves, whatever it is made of: mean peak in the texts that were read, before and after.
+function movedFeatures(edit) {
+  if (!edit.moved.length) return null;
+  const line = (point, sae, [id, before, after]) =>
+    h(
+      "tr",
+      {},
+      h("td", {}, featureLink(sae, id, String(id)), " ", labelOf(point, id)),
+      [before, after].map((v) => h("td", { class: "num" }, figure(v))),
+      h("td", { class: "num" }, (after > before ? "▲ " : "▼ ") + figure(Math.abs(after - before))),
+    );
+  return section(
+    "Features that it moves",
+    note("Mean of the largest activation in a text, over the prompts of this set, with the edit and without it."),
+    edit.moved.map((m) => [
+      heading(3, m.hook_point),
+      note(`${m.unmoved.toLocaleString("en")} features are the same, to the bit, in all ${m.texts} prompts.`),
+      m.features.length > 0 &&
+        h(
+          "div",
+          { class: "scroll" },
+          h(
+            "table",
+            {},
+            h(
+              "thead",
+              {},
+              h(
+                "tr",
+                {},
+                ["feature", "before", "after", "change"].map((t, i) => h("th", { scope: "col", class: i ? "num" : "" }, t)),
+              ),
+            ),
+            h(
+              "tbody",
+              {},
+              m.features.map((row) => line(m.hook_point, m.sae, row)),
+            ),
+          ),
+        ),
+    ]),
   );
 }
 

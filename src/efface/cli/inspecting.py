@@ -61,8 +61,9 @@ def inspect(
     reader = bench.reader(views) if asked else None
     read = [reader.read(p) for p in asked] if reader is not None else []
     site = Site(
-        title or _title(bench, concept), views, dossiers, bench.edits, results, read, pictures=bench.pictures(views) if drawn else None
-    )
+        title or _title(bench, concept), views, dossiers, bench.edits, results, read, moved=bench.moved(asked),
+        pictures=bench.pictures(views) if drawn else None,
+    )  # fmt: skip
     write_page(out, site, features=features, pictured=drawn)
     size = out.stat().st_size
     shown = sum(min(features, v.store.d_sae) for v in views if v.store is not None)

@@ -131,6 +131,13 @@ class Workbench:
             self.host, dict(enumerate(self.saes)), gates, spell=self.side.spell, label=lambda number, f: views[number].label(f)
         )
 
+    def moved(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Which features each edit that was made for the host moves in some texts."""
+        from ..deactivate.inspect.moved import moved_features
+
+        fit = [e for e, _ in self.edits if e.host.get("digest") == self.host.digest] if texts and self.edits else []
+        return [{"edit": e.digest, "saes": moved_features(self.host, e, dict(enumerate(self.saes)), texts)} for e in fit]
+
     def pictures(self, views: "Sequence[StoreView]") -> Any:
         """(number of the SAE, feature) -> pictures; None for a language model."""
         if not self.drawing:
