@@ -1,7 +1,8 @@
 """Everything that the pages show, put together from its parts: for a file, whole; for the server, without what it loads on demand."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
@@ -58,7 +59,7 @@ class Site:
             "title": self.title,
             "saes": [s.about() for s in self.saes],
             "concepts": list(self.concepts),
-            "edits": [{**edit_values(e, place), "moved": self._moved(e)} for e, place in self.edits],
+            "edits": self.shown_edits,
             "results": [result_values(f) for f in self.results],
             "tables": tables(self.results),
             "prompts": list(self.prompts),
@@ -67,8 +68,11 @@ class Site:
             "live": dict(self.live) or None,
         }
 
-    def _moved(self, edit: "Edit") -> list[Any]:
-        return [row for found in self.moved if found["edit"] == edit.digest for row in found["saes"]]
+    @cached_property
+    def shown_edits(self) -> list[dict[str, Any]]:
+        """Edits as pages show them."""
+        moved = {change["edit"]: change["saes"] for change in self.moved}
+        return [{**edit_values(e, place), "moved": list(moved.get(e.digest, ()))} for e, place in self.edits]
 
     def _labels(self, view: StoreView) -> dict[str, str]:
         """What the features are called that something names."""
@@ -103,21 +107,16 @@ class Site:
         found: list[int] = []
         for concept in self.concepts:
             found += [f["id"] for f in concept["report"]["features"] if f["hook_point"] == hook_point]
-        for edit in values_of(self.edits):
+        for edit in self.shown_edits:
             found += [f["id"] for f in edit["features"] if f["hook_point"] == hook_point]
             found += _listened(edit.get("gate"), hook_point)
         for concept in self.concepts:
             found += _listened(concept.get("gate"), hook_point)
-        for found_ in self.moved:
-            found += [f for row in found_["saes"] if row["hook_point"] == hook_point for f, *_ in row["features"]]
+        for change in self.moved:
+            found += [f for row in change["saes"] if row["hook_point"] == hook_point for f, *_ in row["features"]]
         for reading in self.prompts:
             found += [f for layer in reading["layers"] if layer["hook_point"] == hook_point for f, *_ in layer["strongest"]]
         return list(dict.fromkeys(found))
-
-
-def values_of(edits: "Iterable[tuple[Edit, Path]]") -> list[dict[str, Any]]:
-    """Edits as pages show them."""
-    return [edit_values(e, place) for e, place in edits]
 
 
 def _listened(gate: Mapping[str, Any] | None, hook_point: str) -> list[int]:
