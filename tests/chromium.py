@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 30
+"""Seconds without a word from the browser."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MISSING = "no Chromium found (Debian: apt-get install chromium; or name one in EFFACE_CHROMIUM)"
 FLAGS = (
@@ -77,6 +80,7 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            assert select.select([self._read], [], [], PATIENCE)[0], f"Chromium says nothing for {PATIENCE} s"
             part = os.read(self._read, 1 << 20)
             assert part, "Chromium ended"
             self._buffer += part
@@ -111,7 +115,7 @@ class Tab:
         assert "exceptionDetails" not in got, got["exceptionDetails"].get("exception", got["exceptionDetails"])
         return got["result"].get("value")
 
-    def until(self, condition: str, seconds: float = 20) -> Any:
+    def until(self, condition: str, seconds: float = 10) -> Any:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while not (value := self.run(f"(() => {{ try {{ return {condition}; }} catch (e) {{ return false; }} }})()")):
