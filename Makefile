@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-quick test test-slow test-triton lint types install peers clean
+.PHONY: demo demo-quick test test-slow test-triton lint types install peers chromium clean
 
 demo: $(VENV)/.installed
 	$(BIN)/efface demo
@@ -48,6 +48,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 peers: $(VENV)/.installed
 	$(PIP) --editable '.[dev,peers]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio
+
+# The browser that the pages are tested in (Debian's). Where it cannot be installed, those tests say so and are skipped.
+chromium:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	|| { S=; [ "$$(id -u)" = 0 ] || S="sudo -n"; $$S apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$S apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+	|| echo "no Chromium, and it cannot be installed here: the tests of pages in a browser will be skipped"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    "src/efface", "sae", "sae/sources", "sae/sparse", "sae/evidence", "deactivate", "deactivate/training", "deactivate/evaluation",
+    "src/efface", "sae", "sae/sources", "sae/sparse", "sae/evidence", "deactivate", "deactivate/training", "deactivate/evaluation", "deactivate/inspect",
     "probes", "llm", "llm/evaluation", "llm/tuning", "llm/attacks", "llm/synthetic", "llm/methods/pisces", "llm/methods/elm",
     "llm/methods/rmu", "llm/methods/crisp", "llm/methods/npo", "llm/methods/graddiff",
 )  # fmt: skip

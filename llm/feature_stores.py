@@ -1,7 +1,7 @@
 """From a host, a corpus and SAEs to their feature stores: evidence, promoted tokens, labels and their scores."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +57,33 @@ def make_stores(
         if out.exists():
             raise InputError(f"--out {out} exists already; choose another name or remove it")
     places = check_saes(host, list(saes.values()), other_model=other_model)
-    reading = collect(host, texts, places, config)
     pieces = token_strings(host.tokenizer, torch.arange(host.unembedding().shape[1]))
+    return fill_stores(host, texts, dict(zip(saes, places.items(), strict=True)), config, pieces, lens_tokens)
+
+
+def fill_stores(
+    host: Any,
+    texts: Iterable[str],
+    places: Mapping[Path, tuple[str, "SAE"]],
+    config: EvidenceConfig,
+    pieces: Sequence[str],
+    lens_of: Callable[[Any, "SAE", int], Lens | None],
+) -> dict[str, dict[str, Any]]:
+    """`make_stores` of SAEs that were checked: where each goes -> (hook point, SAE).
+
+    Args:
+        host: What reads: a language model, or a text encoder of a pipeline.
+        texts: Documents, or prompts.
+        places: Folders that are not there yet.
+        config: Sizes.
+        pieces: The string of every token id.
+        lens_of: (host, SAE, k) -> promoted and suppressed tokens, or None.
+    """
+    reading = collect(host, texts, dict(places.values()), config)
     reports = {}
-    for out, (point, sae) in zip(saes, places.items(), strict=True):
+    for out, (point, sae) in places.items():
         evidence = reading.evidence[point]
-        lens = lens_tokens(host, sae, config.tokens)
+        lens = lens_of(host, sae, config.tokens)
         words = EvidenceWords(evidence, pieces)
         rows, report = label_features(host, words, lens, config)
         about = {"host": {"name": host.name, "digest": host.digest}, "sae_digest": sae_digest(sae), "labels": report}

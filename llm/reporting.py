@@ -1,11 +1,14 @@
-"""From an evaluation of a language edit to files: `result.json` and `report.html`."""
+"""From an evaluation of a language edit to files: `result.json`, `samples.json` and `report.html`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.files import write_json
 from ..deactivate.evaluation.plots import Bar, Plot, bars, before_after
 from ..deactivate.evaluation.report import FeatureEvidence, ReportData, TextSample, render_report
+from ..deactivate.inspect.results import SAMPLES
 from .evaluation.suite import applied
 
 if TYPE_CHECKING:
@@ -32,13 +35,20 @@ def write_evaluation(
     undo: str = "",
     also: Sequence[ReportData] = (),
 ) -> Path:
-    """Writes `result.json` and `report.html`, with `also` on its page, into `folder`; returns the report's path."""
+    """Writes `result.json`, continuations before | after as `samples.json`, and `report.html`, with `also` on its page, into `folder`.
+
+    Returns:
+        The report's path.
+    """
     result.save(folder / "result.json")
     edited = next((r.name for r in result.rows if r.kind == "edited"), None)
     used = [feature for e in edits for feature in used_features(e.evidence)]
     shortened = (
         [f"The edit changes {len(used)} features, of which the first {SHOWN} are shown; edit.json has all."] if len(used) > SHOWN else []
     )
+    shown = samples(host, concept, edits, result.card.split) if edits else ()
+    if shown:
+        write_json(folder / SAMPLES, [dataclasses.asdict(s) for s in shown])
     data = ReportData(
         title=title or (f"{concept.name} taken out of {host.name}" if edits else f"{concept.name} in {host.name}"),
         summary=summary(result, concept.name, edited),
@@ -46,7 +56,7 @@ def write_evaluation(
         verdicts=verdicts(result, edited),
         plots=plots(result, edited),
         features=tuple(used[:SHOWN]),
-        samples=samples(host, concept, edits, result.card.split) if edits else (),
+        samples=shown,
         notes=(*notes, *shortened, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
         also=tuple(also),

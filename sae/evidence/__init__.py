@@ -7,6 +7,7 @@ from .config import EvidenceConfig
 
 if TYPE_CHECKING:
     from .neighbours import nearest_features
+    from .query import Query
     from .reading import Evidence, Reading, collect
     from .schema import Feature, FeatureRow, StoredContext
     from .store import FeatureStore
@@ -17,6 +18,7 @@ _WHERE = {
     "Feature": "schema",
     "FeatureRow": "schema",
     "FeatureStore": "store",
+    "Query": "query",
     "Reading": "reading",
     "StoredContext": "schema",
     "collect": "reading",
@@ -30,6 +32,7 @@ __all__ = [
     "Feature",
     "FeatureRow",
     "FeatureStore",
+    "Query",
     "Reading",
     "StoredContext",
     "collect",

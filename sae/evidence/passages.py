@@ -1,7 +1,7 @@
 """From documents to forward passes: windows that know their document, their place in it and their part."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -51,6 +51,15 @@ def windows(tokenizer: Any, texts: Iterable[tuple[int, str]], bos: int | None, c
         yield sorted(found, key=lambda w: len(w.ids))
 
 
+def prompts(token_ids: Callable[[list[str]], list[list[int]]], texts: Iterable[tuple[int, str]], held_out: int) -> Iterator[list[Window]]:
+    """Numbered prompts as windows, each whole, with the tokens that its tokenizer adds."""
+    stream = iter(texts)
+    while group := list(islice(stream, GROUP)):
+        rows = token_ids([t for _, t in group])
+        found = [Window(ids, number, 0, part_of(text, held_out)) for (number, text), ids in zip(group, rows, strict=True)]
+        yield sorted(found, key=lambda w: len(w.ids))
+
+
 def passes(group: Iterable[Window], forward_tokens: int) -> Iterator[list[Window]]:
     """Windows of like length together, at most `forward_tokens` tokens with padding (one window at least)."""
     batch: list[Window] = []
@@ -63,9 +72,9 @@ def passes(group: Iterable[Window], forward_tokens: int) -> Iterator[list[Window
         yield batch
 
 
-def padded(batch: list[Window], pad: int) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
-    """Token ids and attention mask, right-padded."""
-    width = max(len(w.ids) for w in batch)
+def padded(batch: list[Window], pad: int, width: int | None = None) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+    """Token ids and attention mask, right-padded to `width` (None: to the longest)."""
+    width = width or max(len(w.ids) for w in batch)
     ids = torch.tensor([w.ids + [pad] * (width - len(w.ids)) for w in batch])
     mask = torch.tensor([[1] * len(w.ids) + [0] * (width - len(w.ids)) for w in batch])
     return ids, mask

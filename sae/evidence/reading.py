@@ -20,7 +20,7 @@ from .active import Active, priority
 from .background import Background
 from .config import EvidenceConfig
 from .held import Context, Held
-from .passages import PARTS, Kept, padded, passes, windows
+from .passages import PARTS, Kept, padded, passes, prompts, windows
 from .tallies import Tallies
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Reading:
 def collect(host: Harvestable, texts: Iterable[str], saes: "Mapping[str, SAE]", config: EvidenceConfig | None = None) -> Reading:
     """Reads `texts` once and fills the evidence of every SAE.
 
-    Documents are cut into windows of `context` tokens as for training; padding and special tokens are left out. The
+    Documents are cut into windows of `context` tokens as for training; padding and special tokens are left out. Where the host reads
+    prompts at a fixed length (a text encoder), a document is a prompt, read whole, with the tokens that count for it. The
     held-out documents (`passages.part_of`) enter nothing but the held-out contexts.
 
     Args:
@@ -140,11 +141,15 @@ def collect(host: Harvestable, texts: Iterable[str], saes: "Mapping[str, SAE]", 
         raise MatchedNothing("no SAE given to collect evidence for")
     source = HostSource(host, [], list(saes), context=config.context, forward_tokens=max(config.forward_tokens, config.context))
     reading = Reading({p: Evidence(s.cfg.d_sae, config) for p, s in saes.items()}, dict(source.token_policy))
-    groups = windows(host.tokenizer, reading.numbered(texts), source.bos, config.context, config.held_out)
+    numbered = reading.numbered(texts)
+    if source.fixed_length is None:
+        groups = windows(host.tokenizer, numbered, source.bos, config.context, config.held_out)
+    else:
+        groups = prompts(host.token_ids, numbered, config.held_out)  # pyright: ignore[reportAttributeAccessIssue]  # hosts of prompts have it
     batches = (batch for group in groups for batch in passes(group, config.forward_tokens))
     pad = next((i for i in (host.tokenizer.pad_token_id, host.tokenizer.eos_token_id) if isinstance(i, int)), 0)
     for batch in progress(batches, desc="evidence", unit="pass"):
-        ids, mask = padded(batch, pad)
+        ids, mask = padded(batch, pad, source.fixed_length)
         keep = host.keep_mask(ids, mask)
         kept = Kept.of(batch, ids, keep, int(source.bos is not None))
         if not len(kept.token):

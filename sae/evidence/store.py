@@ -127,8 +127,12 @@ class FeatureStore:
         return self._rows(query, wanted, wanted, wanted + "\U0010ffff", limit, offset)
 
     def _rows(self, query: str, *values: object) -> list[FeatureRow]:
+        return [FeatureRow(**row) for row in self.read(query, *values)]
+
+    def read(self, query: str, *values: object) -> list[dict[str, Any]]:
+        """Rows of a query to its table (`schema.TABLES`), read-only; `folded` is Python's casefold."""
         try:
-            return [FeatureRow(**dict(r)) for r in self._db.execute(query, values)]
+            return [dict(r) for r in self._db.execute(query, values)]
         except sqlite3.DatabaseError as e:
             raise ArtefactError(f"{self.folder / s.TABLE} cannot be read ({e}); collect the evidence again") from None
 

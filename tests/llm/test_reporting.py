@@ -56,6 +56,12 @@ def test_its_report_is_written(cache, host, given, tmp_path):
     text = write_evaluation(tmp_path, host, concept, [given], result).read_text(encoding="utf-8")
     assert "layers.1.mlp_out" in text
     assert "None" not in text
+    kept = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
+    assert len(kept) == text.count("<small>before</small>")
+    asked = [q.q for q in concept.questions["validation"]]
+    assert all(s["before"] for s in kept)
+    assert {s["prompt"] for s in kept if s["about"] == "target"} <= set(asked)
+    assert not (write_evaluation(tmp_path / "base", host, concept, [], result).parent / "samples.json").exists()
 
 
 def test_of_many_features_the_first_are_shown_and_the_report_says_so(cache, host, tmp_path):

@@ -31,6 +31,7 @@ from efface.cli.main import run
 from efface.deactivate import registry
 from efface.deactivate.edit import Edit
 from efface.deactivate.gate import Gate
+from efface.sae.evidence import FeatureStore
 from efface.t2i.icons.draw import folder_digest
 
 SETS = [word for s in SMALL for word in ("--set", s)]
@@ -193,7 +194,7 @@ def test_features_of_a_concept(places: Path, efface) -> None:
     assert "fires on target | neighbours | general" in out
     assert "50% | 0% | 0%" in out
     for words, says in (
-        (["features", "--sae", places / "sae", "--all", "--device", "cpu"], "reads language models only"),
+        (["features", "--sae", places / "sae", "--all", "--device", "cpu"], "packaged prompts for the miniature alone"),
         ([*line[:3], "--concept", "baseball", "--device", "cpu"], "takes 12 at most"),
         ([*line, "--model", "icns"], "icons"),
         (["features", "--sae", places / "weights", "--concept", places / "dog.json"], "no SAE folder"),
@@ -201,6 +202,30 @@ def test_features_of_a_concept(places: Path, efface) -> None:
         code, out, err = efface(*words)
         assert (code, out) == (2, ""), (words, err)
         assert says in err, (words, err)
+
+
+def test_evidence_of_all_features_is_read_from_prompts(places: Path, tmp_path: Path, efface) -> None:
+    prompts = [f"{a} {n}" for a in ("a big", "the", "a red", "my", "an old") for n in ("dog", "cat", "bus", "tree")]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    line = [
+        "features",
+        "--sae",
+        places / "sae",
+        "--all",
+        "--corpus",
+        tmp_path / "prompts.txt",
+        "--out",
+        tmp_path / "store",
+        "--device",
+        "cpu",
+    ]
+    code, out, err = efface(*line, "--json")
+    assert code == 0, err
+    (made,) = json.loads(out)["stores"].values()
+    assert made["documents"] == len(prompts)
+    store = FeatureStore.open(tmp_path / "store")
+    assert {c.pieces[c.peak].strip() for c in store.contexts(0, "top")} == {"dog"}
+    assert store.row(20).fired == 0
 
 
 def test_a_gate_alone_and_before_an_edit(places: Path, tmp_path: Path, efface, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`efface eval | compare | bench`: what an edit did, side by side with its controls."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,6 +99,7 @@ def _evaluate_texts(
     wanted, edits = Concept.load(concept), [Edit.load(e) for e in edit]
     host = o.load_host(model, dtype, device)
     result = run_suite(host, edits, wanted, split, config, saes=load_saes(sae))
+    result = dataclasses.replace(result, extra={**result.extra, "edits": [e.digest for e in edits]})
     with new_folder(out) as work:
         write_evaluation(work, host, wanted, edits, result)
     o.emit({"out": str(out), **result.to_json()}, o.comparison(compare_results([result])) + f"\n{out / 'report.html'}", as_json)
@@ -115,7 +117,6 @@ def compare(
 
     Results of one name (two edits of one concept) are told apart by where they lie.
     """
-    import dataclasses
     from collections import Counter
 
     from ..deactivate.evaluation.compare import compare as compare_results

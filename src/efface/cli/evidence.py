@@ -1,5 +1,7 @@
 """`efface features --all`: the evidence of every feature, written as feature stores."""
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ def store_folders(saes: list[Path], out: Path | None) -> list[Path]:
     return places
 
 
+def texts_of(corpus: str, documents: int | None, model: str) -> "Iterable[str]":
+    """The first documents of a corpus; `embedded` is the packaged corpus of texts, or a pipeline's packaged prompts."""
+    from ..sae.corpora import read_corpus
+    from ..t2i.aliases import embedded_prompts, is_pipeline
+
+    if corpus == "embedded" and is_pipeline(model):
+        return islice(embedded_prompts(model), documents)
+    return read_corpus(corpus, limit=documents)
+
+
 def collect_all(
     sae: list[Path],
     out: Path | None,
@@ -48,13 +60,21 @@ def collect_all(
     folders = o.sae_folders(sae)
     places = store_folders(folders, out)
     config = from_mapping(EvidenceConfig, {"labels": labels, "seed": seed, **parse_assignments(settings)}, where="--set")
-    from ..llm.feature_stores import make_stores
-    from ..sae.corpora import read_corpus
-    from .features import host_and_saes
+    from ..t2i.aliases import is_pipeline
+    from .features import named_saes
 
-    texts = read_corpus(corpus, limit=documents)
-    host, saes = host_and_saes(folders, model, dtype, device)
-    made = make_stores(host, texts, dict(zip(places, saes, strict=True)), config, other_model=model is not None)
+    named, saes = named_saes(folders, model)
+    texts = texts_of(corpus, documents, named)
+    other = model is not None
+    stores = dict(zip(places, saes, strict=True))
+    if is_pipeline(named):
+        from ..t2i.feature_stores import make_stores as of_prompts
+
+        made = of_prompts(o.load_any_host(named, dtype, device), texts, stores, config, other_model=other)  # pyright: ignore[reportArgumentType]: a pipeline
+    else:
+        from ..llm.feature_stores import make_stores
+
+        made = make_stores(o.load_host(named, dtype, device), texts, stores, config, other_model=other)
     headers = ["hook point", "features", "labelled", "AUROC (median)", "shuffled", "store"]
     o.emit({"stores": made}, o.table(headers, [_row(point, r) for point, r in made.items()]), as_json)
 

@@ -19,21 +19,15 @@ if TYPE_CHECKING:
     from ..t2i.host import ImageHost
 
 
-def host_and_saes(sae: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Host, list[SAE]]":
-    """The SAEs, and the language model that is written in them (or `model`)."""
-    named, saes = _named(sae, model)
-    return o.load_host(named, dtype, device), saes
-
-
 def any_host_and_saes(sae: list[Path], model: str | None, dtype: str, device: str) -> "tuple[Host | ImageHost, list[SAE], bool]":
-    """The same for hosts of both kinds, and whether it is a pipeline."""
+    """The SAEs, the host that is written in them (or `model`), and whether it is a pipeline."""
     from ..t2i.aliases import is_pipeline
 
-    named, saes = _named(sae, model)
+    named, saes = named_saes(sae, model)
     return o.load_any_host(named, dtype, device), saes, is_pipeline(named)
 
 
-def _named(sae: list[Path], model: str | None) -> "tuple[str, list[SAE]]":
+def named_saes(sae: list[Path], model: str | None) -> "tuple[str, list[SAE]]":
     """The model that the SAEs name, or `model`; the SAEs."""
     from ..sae import SAE
 

@@ -18,7 +18,7 @@ import typer
 
 from .. import __version__
 from ..base.errors import EffaceError, InputError
-from . import attacking, editing, evaluating, features, generating, listing, training
+from . import attacking, editing, evaluating, features, generating, inspecting, listing, training
 from .caching import cache_app
 from .concept_files import concepts
 from .demo import demo
@@ -55,6 +55,8 @@ app.command("eval")(evaluating.evaluate)
 app.command("attack")(attacking.attack)
 app.command("attacks")(attacking.attacks)
 app.command("compare")(evaluating.compare)
+app.command("inspect")(inspecting.inspect)
+app.command("serve")(inspecting.serve)
 app.command("bench")(evaluating.bench)
 app.command("generate")(generating.generate)
 app.command("doctor")(doctor)

@@ -1,0 +1,64 @@
+"""What is known of a concept, as a page shows it; and the cache that it is kept in, since a model has to read texts for it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ... import __version__
+from ...base.errors import MatchedNothing
+from ...base.files import cache_dir, digest, write_json
+from ..layer import sae_digest
+from .edits import gate_values
+from .plain import shortened
+
+if TYPE_CHECKING:
+    from ...sae import SAE
+    from ..concept import Concept
+
+FEATURES = 300
+"""Ranked features kept, the first ones."""
+FORMAT = 1
+
+
+def dossier(concept: "Concept", report: Mapping[str, Any], gate: Callable[[], Any] | None = None) -> dict[str, Any]:
+    """Plain values of a report on a concept's features, and of its gate.
+
+    Args:
+        concept: What it is of.
+        report: `FeatureReport.to_dict()`.
+        gate: Makes (gate, what it does on `test`); None: there is none. Where no feature is good enough for one, the dossier says so.
+    """
+    kept = list(report["features"])[:FEATURES]
+    values: dict[str, Any] = {
+        "name": concept.name,
+        "kind": concept.kind,
+        "digest": concept.digest,
+        "report": {**report, "features": kept, "found": len(report["features"])},
+        "gate": None,
+        "test": None,
+        "no_gate": "" if gate is not None else "no gate was asked for",
+    }
+    if gate is not None:
+        try:
+            made, test = gate()
+            values |= {"gate": gate_values(made), "test": test}
+        except MatchedNothing as e:
+            values["no_gate"] = str(e)
+    return shortened(values)
+
+
+def kept_dossier(
+    host: Any, concept: "Concept", saes: "Sequence[SAE]", settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict:
+    """`make()`, or what it gave before for the same host, SAEs, concept, settings and version."""
+    key = [FORMAT, __version__, host.digest, [sae_digest(s) for s in saes], concept.digest, dict(settings)]
+    place = cache_dir() / "inspect" / f"{digest(key)[:32]}.json"
+    try:
+        kept = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = None
+    if isinstance(kept, dict) and kept.get("digest") == concept.digest:
+        return kept
+    made = make()
+    write_json(place, made)
+    return made

@@ -1,0 +1,172 @@
+// One SAE: its card, how often its features fire, the map, and the table of all of them.
+const COLUMNS = {
+  id: { title: "Feature", width: "5.2rem", small: "4.4rem", about: "Its number in the SAE" },
+  label: {
+    title: "Label",
+    width: "minmax(9rem, 3fr)",
+    small: "minmax(6rem, 1fr)",
+    text: true,
+    about: "Words that its contexts share; unlabelled where none detects it",
+  },
+  auroc: {
+    title: "Detection",
+    width: "6.4rem",
+    small: "5.6rem",
+    about: "AUROC of the label on held-out test contexts: firing against silent",
+  },
+  density: { title: "Density", width: "5.6rem", wide: true, about: "Share of tokens on which it fires" },
+  max: { title: "Max", width: "4.8rem", wide: true, about: "Largest activation" },
+  mean: { title: "Mean", width: "4.8rem", wide: true, about: "Mean activation where it fires" },
+  fired: { title: "Fired", width: "5.4rem", wide: true, about: "Tokens on which it fires" },
+  windows: { title: "Windows", width: "5.6rem", wide: true, about: "Stretches of text in which it fires" },
+  auroc_low: { title: "Det. low", width: "5.4rem", wide: true, about: "Lower end of the detection AUROC's 95 % interval" },
+  auroc_high: { title: "Det. high", width: "5.6rem", wide: true, about: "Upper end of the detection AUROC's 95 % interval" },
+  validation: {
+    title: "Validation",
+    width: "6.4rem",
+    wide: true,
+    about: "The label's AUROC on validation, which decided whether it stands",
+  },
+  status: { title: "Status", width: "7.6rem", wide: true, text: true, unsorted: true },
+};
+const ORDER = ["id", "label", "auroc", "density", "max", "mean", "fired", "windows", "auroc_low", "auroc_high", "validation", "status"];
+const STATUSES = ["labelled", "at chance", "too few contexts", "no word", "silent"];
+
+page(/^(?:sae\/(\d+))?$/, (n) => overview(Number(n || 0)));
+
+function overview(sae) {
+  const about = DATA.saes[sae];
+  if (!about)
+    return DATA.saes.length || !(DATA.edits.length || DATA.tables.length || DATA.concepts.length) ? missing("This SAE") : elsewhere();
+  const evidence = about.store;
+  return h(
+    "div",
+    {},
+    heading(1, DATA.title),
+    DATA.saes.length > 1 &&
+      choice(
+        "SAE",
+        DATA.saes.map((s, i) => [i, s.name]),
+        sae,
+        (i) => {
+          location.hash = link("sae", i);
+        },
+      ),
+    DATA.notes.map((n) => note(n)),
+    evidence
+      ? h("div", {}, table(sae, about), h("div", { class: "columns" }, density(evidence.density), mapOf(sae, about)))
+      : section(
+          "No evidence yet",
+          note("What its features fire on has not been read. Collect it, then look again:"),
+          command(`efface features --sae ${about.folder} --all`),
+        ),
+    card(about),
+  );
+}
+
+function elsewhere() {
+  const to = DATA.edits.length ? link("edit", 0) : DATA.concepts.length ? link("concept", 0) : link("compare");
+  return h("div", {}, heading(1, DATA.title), note("No SAE stands in this set. ", h("a", { href: to }, "See what does")));
+}
+
+function table(sae, about) {
+  const columns = ORDER.filter((key) => about.columns.includes(key)).map((key) => ({ key, ...COLUMNS[key] }));
+  const at = Object.fromEntries(columns.map((c) => [c.key, c]));
+  at.id.show = (id) => h("a", { href: link("sae", sae, "f", id), tabindex: -1 }, String(id));
+  at.label.show = (label, row) =>
+    h("span", { class: row.status === "labelled" ? "" : "soft", title: label }, row.status === "labelled" ? label : row.status);
+  const all = new VirtualTable({
+    columns,
+    source: rowsOf(sae),
+    sort: "auroc",
+    href: (row) => link("sae", sae, "f", row.id),
+    name: "Features",
+  });
+  const shown = about.rows ? about.rows.length : about.store.total;
+  return section(
+    "Features",
+    shown < about.store.total &&
+      note(
+        `${shown.toLocaleString("en")} of ${about.store.total.toLocaleString("en")} features stand in this file: those that concepts, edits and prompts name, then those with the best labels. `,
+        "efface serve shows all.",
+      ),
+    controls(all, {
+      placeholder: "a label, or the beginning of a token",
+      modes: [
+        ["label", "labels and tokens"],
+        ["context", "text of contexts"],
+      ],
+      statuses: STATUSES,
+      bounds: columns.filter((c) => !c.text && c.key !== "id"),
+    }),
+    all.node,
+  );
+}
+
+function density(found) {
+  if (!found.counts.length) return section("How often features fire", note("No feature fires on the corpus."));
+  const bars = found.counts.map((n, i) => ({ low: found.edges[i], high: found.edges[i + 1], n }));
+  const spell = (e) => {
+    const v = Math.pow(10, e);
+    return v >= 0.01 ? figure(100 * v, 2) + " %" : "1e" + figure(e, 2);
+  };
+  return section(
+    "How often features fire",
+    histogram(bars, { axis: "share of tokens (log scale)", label: spell }),
+    note(`${found.silent.toLocaleString("en")} features never fire on the corpus.`),
+  );
+}
+
+function mapOf(sae, about) {
+  const box = h("div", { class: "mapbox" });
+  const put = (found) => {
+    const made = featureMap(sae, found, (id) => {
+      location.hash = link("sae", sae, "f", id);
+    });
+    const labels = new Map((about.rows || []).map((r) => [r[0], r[1]]));
+    made.named((id, i) => `feature ${id}: ${labels.get(id) || found.groups[found.group[i]]}`);
+    box.replaceChildren(made.node);
+  };
+  if (about.map) put(about.map);
+  else if (LIVE) {
+    const button = h("button", { type: "button", onclick: () => draw() }, "Draw the map");
+    const draw = async () => {
+      box.replaceChildren(note("The map is computed; the first time this takes a while."));
+      try {
+        put(await ask("/api/map", { sae }));
+      } catch (e) {
+        box.replaceChildren(h("p", { class: "error", role: "alert" }, e.message));
+      }
+    };
+    box.append(button);
+    if (about.d_sae <= 4096) draw();
+  } else box.append(note("This file holds no map."));
+  return section(
+    "Map of features",
+    note("Near: alike in what they write (decoder rows, t-SNE). Far apart says little. Colour and shape: first word of the label."),
+    box,
+  );
+}
+
+function card(about) {
+  const evidence = about.store;
+  const labels = evidence
+    ? Object.entries(evidence.labels).map(([name, r]) => [
+        name,
+        Object.entries(r)
+          .map(([k, v]) => `${k} ${figure(v)}`)
+          .join(", "),
+      ])
+    : [];
+  const blocks = [...about.card, ["Corpus of the evidence", evidence ? evidence.corpus : []], ["Labels", labels]].filter(
+    ([, rows]) => rows.length,
+  );
+  return section(
+    "Card",
+    h(
+      "div",
+      { class: "cards" },
+      blocks.map(([name, rows], i) => h("details", { open: i < 2, class: "card" }, h("summary", {}, name), facts(rows))),
+    ),
+  );
+}
