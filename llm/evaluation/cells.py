@@ -52,7 +52,7 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     write_json(work / "result.json", result.to_json())
     found = {**figures(result, cell.row), **_costs(work)}
     if golds and cell.row in ("edited", "base", "gold"):
-        found |= _beside_gold(host, edits, golds, cell)
+        found |= _beside_gold(host, edits, cell)
     if attacks and cell.row in ROWS:
         found |= _attacked(cell, attacks, host, edits, asked, used, golds, work, found["intervals"])
     return {**found, "seconds": time.perf_counter() - begun}
@@ -103,14 +103,32 @@ def _costs(work: Path) -> dict[str, Any]:
     return {**costs, "peak bytes": fit["peak"] if fit["peak own"] else None, "stored bytes": stored, "chosen": fit["best"]}
 
 
-def _beside_gold(host: "Host", edits: "Sequence[Edit]", golds: "Sequence[Host]", cell: ErasureCell) -> dict[str, Any]:
+def _beside_gold(host: "Host", edits: "Sequence[Edit]", cell: ErasureCell) -> dict[str, Any]:
     """KS distance of truth ratios to the gold models' (of gold itself: among its seeds), in a domain of the synthetic world."""
-    from ..synthetic.gold import GoldConfig, compare_with_gold
+    from .suite import applied
+    from .truth_ratio import gold_distance
 
     domain = cell.concept.removeprefix("synthetic/").partition("-")[0]
-    found = compare_with_gold(host, edits, golds, domain, GoldConfig(forms=("question",), modes=()))["distance"]["question"]
-    told = found["edited" if edits else "base"]
-    return {"KS to gold": told["spread"] if cell.row == "gold" else told["mean"], "KS among gold": told["spread"]}
+    gold = [_gold_ratios(g, cell.dtype, cell.device, domain) for g in cell.gold]
+    with applied(host, edits):
+        told = gold_distance(_ratios(host, domain), gold)
+    return {"KS to gold": told.spread if cell.row == "gold" else told.mean, "KS among gold": told.spread}
+
+
+def _ratios(host: "Host", domain: str) -> list[float]:
+    from ..synthetic.gold import items
+    from ..synthetic.world import packaged_world
+    from .scoring import score_questions
+    from .truth_ratio import truth_ratios
+
+    world = packaged_world()
+    return list(truth_ratios(score_questions(host, items(world.of(domain), "question", world.seed), "question")))
+
+
+@lru_cache(maxsize=16)
+def _gold_ratios(model: str, dtype: str, device: str, domain: str) -> list[float]:
+    """Of a gold model; the same for every cell."""
+    return _ratios(_gold(model, dtype, device), domain)
 
 
 def _attacked(
