@@ -1,7 +1,6 @@
 """How much memory this process held at most, over a block."""
 
 import gc
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,5 +48,7 @@ def _mark() -> int:
 
 
 def _since_start() -> int:
+    import resource  # not everywhere
+
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else held * 1024
