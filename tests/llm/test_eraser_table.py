@@ -20,47 +20,84 @@ from efface.sae.trainer import train_many
 
 ROOT = Path(__file__).parents[2]
 TIERS = sorted(p for p in (ROOT / "benchmarks").glob("llm_erasers*.yaml"))
-POINTS = ("layers.1.mlp_out", "layers.2.mlp_out")
+POINT = "layers.1.mlp_out"
+UNFITTED_ROWS = {"identity", "string filter", "gold"}
+QUICK = """
+format: 1
+extends: {smoke}
+axes: {{eraser: [identity, string filter, random features, graddiff, pisces, gold]}}
+common: {{questions: 12, decoys: false}}
+where:
+  - {{when: {{eraser: graddiff}}, use: {{set: {{steps: 12, lr: 1e-2}}, trials: [{{factor: 0.01}}, {{factor: 1.0}}]}}}}
+"""
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """(the folder that the smoke tier was run in, its cells by eraser)."""
-    home = tmp_path_factory.mktemp("table")
+def tabled(home: Path, tier: Path) -> dict[str, Any]:
+    """Runs a tier in `home`, with an SAE of few steps; its cells by eraser."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.setenv("EFFACE_CACHE", str(home / "cache"))
         host = load_model("synthetic")
-        source = HostSource(host, "embedded", list(POINTS), batch=512, seed=0, buffer=4096)
-        saes = {p: SAEConfig("topk", d_in=host.d_model, d_sae=512, k=16) for p in POINTS}
-        train_many(saes, source, TrainConfig(steps=60, batch=512, lr=3e-3, warmup=5, seed=0), out=home / "SAES/synthetic/saes")
-        status = run(["bench", str(ROOT / "benchmarks/llm_erasers_smoke.yaml"), "--out", "out"])
+        source = HostSource(host, "embedded", [POINT], batch=512, seed=0, buffer=2048)
+        saes = {POINT: SAEConfig("topk", d_in=host.d_model, d_sae=512, k=16)}
+        train_many(saes, source, TrainConfig(steps=30, batch=512, lr=3e-3, warmup=5, seed=0), out=home / "SAES/synthetic/saes")
+        status = run(["bench", str(tier), "--out", "out"])
     cells = json.loads((home / "out/table.json").read_text())["cells"]
     assert status == 0, [(c["eraser"], c["error"]) for c in cells if c["error"]]
-    return home, {c["eraser"]: c for c in cells}
+    return {c["eraser"]: c for c in cells}
 
 
-def test_every_row_has_its_figures(table) -> None:
-    _, cells = table
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """(the folder, cells by eraser) of some rows of the smoke tier."""
+    home = tmp_path_factory.mktemp("table")
+    (home / "quick.yaml").write_text(QUICK.format(smoke=ROOT / "benchmarks/llm_erasers_smoke.yaml"))
+    return home, tabled(home, home / "quick.yaml")
+
+
+@pytest.mark.slow
+def test_the_smoke_tier(tmp_path: Path) -> None:
+    cells = tabled(tmp_path, ROOT / "benchmarks/llm_erasers_smoke.yaml")
     assert set(cells) == set(Grid.load(ROOT / "benchmarks/llm_erasers.yaml").axes["eraser"])
+    # five that train and PISCES, once for all rows that are made of them; four layers of linear erasers; one gate
+    assert len(list((tmp_path / "FITS/llm_erasers_smoke").iterdir())) == 6 + 4 + 1
     found = {name: cell["figures"] for name, cell in cells.items()}
-    unfitted = {"identity", "string filter", "gold"}
+    assert found["gated elm"]["seconds of a fit"] == found["elm"]["seconds of a fit"]
+    assert found["gated elm"]["stored bytes"] > found["elm"]["stored bytes"]
+    for name in ("gated elm", "gated pisces"):
+        assert found[name]["relearning area"] is None
+        assert any("behind a gate" in a for a in found[name]["not attacked"])
+    for name in ("leace", "rlace"):
+        assert found[name]["relearning area"] > 0.5
+    figures_are_sound(found)
+
+
+def figures_are_sound(found: dict[str, Any]) -> None:
     for name, f in found.items():
         assert 0 <= f["efficacy"] <= 1, name
-        assert f["intervals"]["hm local"][0] <= f["hm local"] <= f["intervals"]["hm local"][1], name
-        assert f["trials"] == (0 if name in unfitted else 2), name
-        assert (f["stored bytes"] > 1000) == (f["seconds to fit"] > 0) == (name not in unfitted), name
-    assert all(f["peak bytes"] is None or f["peak bytes"] > 10**8 for n, f in found.items() if n not in unfitted)
-    assert found["gated elm"]["stored bytes"] > found["elm"]["stored bytes"]
+        low, high, _ = f["intervals"]["hm local"]
+        assert low <= f["hm local"] <= high, name
+        assert f["trials"] == (0 if name in UNFITTED_ROWS else 2), name
+        assert (f["stored bytes"] > 1000) == (f["seconds to fit"] > 0) == (name not in UNFITTED_ROWS), name
+        if name not in UNFITTED_ROWS:
+            assert f["peak bytes"] is None or f["peak bytes"] > 10**8
+
+
+def test_figures_and_the_trial_that_was_best(table) -> None:
+    found = {name: cell["figures"] for name, cell in table[1].items()}
+    figures_are_sound(found)
+    assert found["graddiff"]["chosen"] == 1  # a hundredth of the change does nothing
+    assert found["graddiff"]["efficacy"] > 0.05
 
 
 def test_controls_are_what_they_must_be(table) -> None:
     found = {name: cell["figures"] for name, cell in table[1].items()}
     same, gold, filtered = found["identity"], found["gold"], found["string filter"]
     assert (same["efficacy"], same["specificity"], same["coherence"]) == (0, 1, 1)
-    assert gold["efficacy"] > 0.8 > 0.2 > same["efficacy"]
+    assert gold["efficacy"] > 0.8
     assert gold["KS to gold"] < 0.3 < 0.7 < same["KS to gold"]
-    assert filtered["efficacy"] == 1  # its questions name the things by the domain's name
+    assert 0 < filtered["efficacy"] < 1  # some of the questions name a thing, others the domain
+    assert filtered["coherence"] == 1
     assert found["random features"]["efficacy"] < found["pisces"]["efficacy"]
 
 
@@ -68,26 +105,21 @@ def test_attacks_are_summed_up_and_what_cannot_be_attacked_says_so(table) -> Non
     found = {name: cell["figures"] for name, cell in table[1].items()}
     assert found["identity"]["union-ASR"] is None  # it answers all
     assert found["identity"]["answered under attack"] == 1
-    assert found["identity"]["relearning area"] > 0.9 > 0.6 > found["gold"]["relearning area"]
-    for name in ("gated elm", "gated pisces"):
-        assert found[name]["relearning area"] is None
-        assert any("behind a gate" in a for a in found[name]["not attacked"])
+    assert found["identity"]["relearning area"] > 0.9 > 0.7 > found["gold"]["relearning area"]
     assert "union-ASR" not in found["string filter"]
     gold = found["gold"]
-    assert gold["union-ASR"] >= max(gold["attacks"].values()) * 0.99
     assert set(gold["attacks"]) >= {"paraphrase", "prefix", "in-context", "translation", "quantisation", "relearning"}
+    assert gold["union-ASR"] >= max(gold["attacks"].values()) * 0.99
 
 
 def test_fits_are_shared_and_nothing_is_run_twice(table, monkeypatch) -> None:
     home, cells = table
-    # five that train and PISCES, once for all rows that are made of them; four layers of linear erasers; one gate
-    assert len(list((home / "FITS/llm_erasers_smoke").iterdir())) == 6 + 4 + 1
-    assert cells["gated elm"]["figures"]["seconds of a fit"] == cells["elm"]["figures"]["seconds of a fit"]
+    assert len(list((home / "FITS/llm_erasers_smoke").iterdir())) == 2  # PISCES' also for its random features
     stamps = {p: p.stat().st_mtime_ns for p in (home / "out").rglob("cell.json")}
     assert len(stamps) == len(cells)
     monkeypatch.chdir(home)
     monkeypatch.setenv("EFFACE_CACHE", str(home / "cache"))
-    assert run(["bench", str(ROOT / "benchmarks/llm_erasers_smoke.yaml"), "--out", "out"]) == 0
+    assert run(["bench", "quick.yaml", "--out", "out"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (home / "out").rglob("cell.json")} == stamps
 
 
@@ -107,13 +139,13 @@ def test_the_page_is_made_of_the_folder(table, tmp_path, monkeypatch) -> None:
     made.write(points)
     text = (tmp_path / "page.md").read_text()
     assert "## Packaged concepts, SmolLM2-135M\n\nNot run yet." in text
-    rows = [line for line in text.splitlines() if line.startswith("| gated elm |")]
+    rows = [line for line in text.splitlines() if line.startswith("| graddiff |")]
     assert len(rows) == 3
     assert all("1 of 1" in r for r in rows)
     assert (tmp_path / "page_synthetic.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "page_smollm2.png").exists()
-    lost = [Point(p.at, p.inputs, "failed", {}, "ValueError: no") if p.at["eraser"] == "elm" else p for p in points]
-    assert "Failed: elm on synthetic/river (ValueError: no)." in made.page(lost)
+    lost = [Point(p.at, p.inputs, "failed", {}, "ValueError: no") if p.at["eraser"] == "pisces" else p for p in points]
+    assert "Failed: pisces on synthetic/river (ValueError: no)." in made.page(lost)
 
 
 def test_the_page_in_the_documents_is_what_the_results_say() -> None:
