@@ -25,6 +25,7 @@ QUALITY = {
     "hm local": Metric("HM-local", "higher", 2, about="harmonic mean of the three; never to be set beside published HM figures"),
     "union-ASR": Metric("union-ASR", "lower", 2, about="of the questions that went wrong, the share that any attack brings back"),
     "union-ASR, asking": Metric("of which asking", "lower", 2, about="the same by attacks that only ask (L0 to L3)"),
+    "union-ASR, decoys": Metric("of decoys", "neither", 2, about="wrong options brought up by the same attacks: what they reach without knowledge"),
     "answered under attack": Metric(
         "answered under attack", "lower", 2, about="of the questions that the base answers, those that never went wrong or came back",
     ),
@@ -45,7 +46,7 @@ HEAD = """# Erasers of language models, one table
 Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
 
 Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts with a t-interval over them; where a single concept was run, its own interval over items.
-Attacks run at small budgets: their rates are lower bounds. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
+Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
 """
 
 

@@ -150,8 +150,10 @@ def test_the_page_is_made_of_the_folder(table, tmp_path, monkeypatch) -> None:
 
 def test_the_page_in_the_documents_is_what_the_results_say() -> None:
     made = make_tables()
-    points = made.read_points(made.RESULTS)
-    assert made.PAGE.read_text(encoding="utf-8") == made.page(points), "run: python docs/make_tables.py"
+    assert made.RESULTS.is_file() == made.PAGE.is_file()  # the page is there as soon as the standard tier has been run
+    if made.RESULTS.is_file():
+        page = made.page(made.read_points(made.RESULTS))
+        assert made.PAGE.read_text(encoding="utf-8") == page, "run: python docs/make_tables.py"
 
 
 @pytest.mark.parametrize("tier", TIERS, ids=lambda p: p.stem)
