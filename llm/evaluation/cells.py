@@ -70,12 +70,14 @@ def _edit(
         shutil.rmtree(work / "edit")  # the concept file or an SAE has changed since
     if not (work / "edit").is_dir():
         write_json(work / "reads.json", read)
-        kept = Fits(Path(cell.fits) if cell.fits else work / "fits", host, concept, saes, cell.seed, read)
+        own = work / "fits"
+        kept = Fits(Path(cell.fits) if cell.fits else own, host, concept, saes, cell.seed, read)
         looking = Looking(cell.texts, cell.max_tokens, cell.seed)
         method, fpr = cell.method or cell.eraser, cell.fpr if cell.gated else None
         found = choose(kept, method, settings, trials, asked=asked, fpr=fpr, looking=looking)
         write_json(work / "fit.json", found.record())
         found.edit.save(work / "edit")
+        shutil.rmtree(own, ignore_errors=True)  # they were for a run that is interrupted before it has chosen
     return Edit.load(work / "edit")
 
 
