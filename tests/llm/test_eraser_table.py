@@ -26,8 +26,9 @@ QUICK = """
 format: 1
 extends: {smoke}
 axes: {{eraser: [identity, string filter, random features, graddiff, pisces, gold]}}
-common: {{questions: 12, decoys: false}}
+common: {{decoys: false}}
 where:
+  - {{when: {{concept: synthetic/river}}, use: {{questions: 12}}}}
   - {{when: {{eraser: graddiff}}, use: {{set: {{steps: 12, lr: 1e-2}}, trials: [{{factor: 0.01}}, {{factor: 1.0}}]}}}}
 """
 
