@@ -1,6 +1,5 @@
 """Grids of idempotent cells (eraser × concept × seed × host), keyed by the digest of their inputs, resumable."""
 
-import itertools
 import multiprocessing
 import time
 import traceback
@@ -12,104 +11,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
-from ...base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from ...base.files import canonical_json, digest, read_json, write_json, write_text
+from ...base.errors import ArtefactError, UnknownName
+from ...base.files import canonical_json, read_json, write_json, write_text
 from ...base.running import log, progress
 from .compare import layout
+from .grid_spec import FORMAT, Cell, Grid
 
-FORMAT = 1
-KEYS = ("format", "cell", "axes", "common", "exclude")
 CellFunction = Callable[[Mapping[str, Any], Path], Mapping[str, Any]]
 """(inputs, a folder of the cell's own that outlives an interrupt) -> figures. Equal inputs must give equal figures. What the
 inputs only name (files) is told by a function in its attribute `reads`, if it has one: inputs -> mapping of name to digest."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of a grid."""
-
-    function: str
-    """`package.module:function`."""
-    axes: Mapping[str, Any]
-    """Axis -> the value here."""
-    common: Mapping[str, Any] = field(default_factory=dict)
-    """What every cell gets besides."""
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What the function is called with."""
-        return {**self.common, **self.axes}
-
-    @property
-    def key(self) -> str:
-        """Digest of the function's name and all inputs: the cell's identity, whatever grid it stands in."""
-        return digest({"function": self.function, "inputs": self.inputs})
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A product of axes, less what is excluded."""
-
-    cell: str
-    """The function that computes a cell, as `package.module:function`; imported only where a cell is computed."""
-    axes: Mapping[str, tuple[Any, ...]]
-    """Axis -> its values (plain values or mappings of them)."""
-    common: Mapping[str, Any] = field(default_factory=dict)
-    """Inputs that every cell shares."""
-    exclude: tuple[Mapping[str, Any], ...] = ()
-    """Patterns: a cell that has all values of one of them is left out."""
-
-    def __post_init__(self) -> None:
-        module, colon, function = self.cell.partition(":")
-        if not (module and colon and function.isidentifier()):
-            raise InputError(f"cell: {self.cell!r}; write package.module:function")
-        if not self.axes or any(not values for values in self.axes.values()):
-            raise MatchedNothing("axes: every axis needs at least one value, and there must be one axis")
-        shared = sorted(set(self.axes) & set(self.common))
-        if shared:
-            raise InputError(f"common: {shared[0]} is an axis too; keep one of them")
-        for pattern in self.exclude:
-            for name, value in pattern.items():
-                if name not in self.axes:
-                    raise UnknownName("axis in exclude", name, self.axes)
-                if value not in self.axes[name]:
-                    raise MatchedNothing(f"exclude: axis {name} has no value {value!r}; it would exclude nothing")
-        if not self.cells():
-            raise MatchedNothing("exclude: it leaves no cell")
-
-    @classmethod
-    def load(cls, path: Path) -> "Grid":
-        """Reads a YAML grid: `format: 1`, `cell`, `axes`, and optionally `common` and `exclude`."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"grid {path} is missing") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise InputError(f"grid {path} is not YAML ({' '.join(str(e).split())})") from None
-        if not isinstance(values, dict):
-            raise InputError(f"grid {path}: a mapping with {', '.join(KEYS)} expected")
-        for key in values:
-            if key not in KEYS:
-                raise UnknownName("key in the grid", str(key), KEYS)
-        if values.get("format") != FORMAT:
-            raise InputError(f"grid {path}: format {values.get('format')!r}; this version reads format: {FORMAT}")
-        axes, common, exclude = values.get("axes"), values.get("common") or {}, values.get("exclude") or []
-        if not isinstance(axes, dict) or not isinstance(common, dict) or not isinstance(exclude, list):
-            raise InputError(f"grid {path}: axes and common must be mappings, exclude a list")
-        listed = {str(k): tuple(v) if isinstance(v, list) else (v,) for k, v in axes.items()}
-        return cls(str(values.get("cell", "")), listed, common, tuple(exclude))
-
-    def cells(self) -> list[Cell]:
-        """All cells in the order of the axes; a cell given twice stands once."""
-        found: dict[str, Cell] = {}
-        for point in itertools.product(*self.axes.values()):
-            at = dict(zip(self.axes, point, strict=True))
-            if not any(all(at[k] == v for k, v in pattern.items()) for pattern in self.exclude):
-                cell = Cell(self.cell, at, self.common)
-                found.setdefault(cell.key, cell)
-        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -296,3 +206,6 @@ def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return str(value.get("name") or canonical_json(dict(value)))
     return str(value)
+
+
+__all__ = ["FORMAT", "Cell", "CellFunction", "Grid", "GridTable", "Outcome", "compute_cell", "run_grid"]

@@ -173,6 +173,40 @@ def curve(
     return Plot(_uri(figure, kind), f"{y_axis} over {x_axis}: {words}.", caption)
 
 
+def panels(
+    rows: Sequence[str],
+    columns: Mapping[str, Sequence[Value | None]],
+    caption: str,
+    kinds: Sequence[Kind] = (),
+    kind: Literal["svg", "png"] = "png",
+) -> Plot:
+    """A panel a column, side by side: a dot with its interval for each row, rows aligned and in the order given.
+
+    Args:
+        rows: Their names.
+        columns: Axis -> a value a row; None: the row has none.
+        caption: Sentence under the figure.
+        kinds: Of the rows, which gives the colour, and hollow dots to all but edited ones; empty: all edited.
+        kind: File format.
+    """
+    if not rows or not columns or any(len(v) != len(rows) for v in columns.values()):
+        raise InputError(
+            f"panels: {len(rows)} rows, and {[len(v) for v in columns.values()]} values in the columns; one each, at least one"
+        )
+    figure, axes = _axes(0.9 + 0.26 * len(rows), len(columns), 1.6 + 1.9 * len(columns))
+    for ax, (name, values) in zip(axes, columns.items(), strict=True):
+        for i, (value, own) in enumerate(zip(values, kinds or ["edited"] * len(rows), strict=True)):
+            if value is not None:
+                face = COLOUR[own] if own == "edited" else "white"
+                ax.plot(value.interval, [len(rows) - 1 - i] * 2, color=COLOUR[own], linewidth=1.4)
+                ax.plot(value.mean, len(rows) - 1 - i, "o", color=COLOUR[own], markerfacecolor=face, markersize=5)
+        ax.set_xlabel(_clip(name, 30))
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+    axes[0].set_yticks(range(len(rows)), [_clip(x) for x in reversed(rows)])
+    told = [f"{n}: " + ", ".join(f"{x} {v.text()}" for x, v in zip(rows, vs, strict=True) if v is not None) for n, vs in columns.items()]
+    return Plot(_uri(figure, kind), "; ".join(told) + ".", caption)
+
+
 def _band(ax: "Axes", line: Series, colour: str, marker: str) -> None:
     """A line through the means on a band of the intervals."""
     lows, highs = zip(*(v.interval for v in line.values), strict=True)
@@ -182,14 +216,21 @@ def _band(ax: "Axes", line: Series, colour: str, marker: str) -> None:
 
 
 def _figure(height: float) -> "tuple[Figure, Axes]":
+    figure, (ax,) = _axes(height)
+    return figure, ax
+
+
+def _axes(height: float, n: int = 1, width: float = 6.4) -> "tuple[Figure, list[Axes]]":
+    """A figure of `n` plots side by side, with one y axis."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, height), layout="constrained")
-    ax = figure.add_subplot()
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="both", color="#bbbbbb", linewidth=0.4, alpha=0.6)
-    ax.set_axisbelow(True)
-    return figure, ax
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = list(figure.subplots(1, n, sharey=True, squeeze=False)[0])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="both", color="#bbbbbb", linewidth=0.4, alpha=0.6)
+        ax.set_axisbelow(True)
+    return figure, axes
 
 
 def _legend(ax: "Axes") -> None:
@@ -200,6 +241,11 @@ def _clip(label: str, length: int = 34) -> str:
     """Short enough for an axis, with matplotlib's formula sign taken literally."""
     plain = "".join(c if c.isprintable() else " " for c in label)
     return (plain if len(plain) <= length else plain[: length - 1] + "…").replace("$", r"\$")
+
+
+def image_bytes(plot: Plot) -> bytes:
+    """The file that a plot's data URI holds."""
+    return base64.b64decode(plot.uri.partition(",")[2])
 
 
 def _uri(figure: "Figure", kind: str) -> str:

@@ -82,7 +82,7 @@ class _Run:
 
 
 def run_attacks(
-    name: str,
+    name: "str | Sequence[str]",
     host: "Host",
     edits: "Sequence[Edit]",
     concept: "Concept",
@@ -93,13 +93,15 @@ def run_attacks(
     saes: "Sequence[SAE]" = (),
     gold: "Host | None" = None,
     decoys: bool = True,
+    states: Sequence[str] = (),
+    curves: bool = False,
     seed: int = 0,
     commands: Sequence[str] = (),
 ) -> Result:
     """Runs one attack or all of them on the edited host, its controls and the base, and counts what came back.
 
     Args:
-        name: An attack of the registry, or `all`: those that do not apply are named in `extra["absent"]`.
+        name: An attack of the registry, several, or `all`: of more than one those that do not apply are named in `extra["absent"]`.
         host: Left as it was.
         edits: In force together; none: the base alone, as the attack's own control.
         concept: With questions in the split, and train questions for some attacks.
@@ -109,6 +111,8 @@ def run_attacks(
         saes: Of the edits, for the control «random features»; without them, other directions of the same norm.
         gold: A host that was trained without the concept.
         decoys: Whether attacks are also aimed at wrong options.
+        states: Names of rows (`identity`, `gold`, …) or kinds (`edited`) that alone are attacked; empty: all.
+        curves: Run attacks that are not judged question by question (relearning) where nothing is wrong, too.
         seed: Of everything drawn.
         commands: What made this result.
 
@@ -117,7 +121,7 @@ def run_attacks(
         InputError: The concept has no questions in the split, or a single attack does not apply.
         MatchedNothing: The unedited host answers none of the questions, so that an edit took nothing.
     """
-    chosen = attacks() if name == "all" else [attack(name)]
+    chosen = attacks() if name == "all" else [attack(n) for n in ([name] if isinstance(name, str) else name)]
     for row in chosen:
         row.make((settings or {}).get(row.name), seed)
     questions = concept.require("questions", split)
@@ -128,12 +132,15 @@ def run_attacks(
             f"{host.name} answers none of the {len(questions)} questions of {concept.name!r} unedited: nothing can come back"
         )
     run = _Run(concept, split, chosen, settings or {}, seed, folder, known)
-    states, absent = _states(host, edits, saes, gold, seed, concept)
+    found, absent = _states(host, edits, saes, gold, seed, concept)
+    wanted = [s for s in found if not states or s.name in states or s.kind in states]
+    if not wanted:
+        raise MatchedNothing(f"states: none of {', '.join(states)} is there to attack; {', '.join([s.name for s in found] + absent)}")
     rows: list[Row] = []
     extra: dict[str, Any] = {"absent": absent, "attacks": {}, "questions": {}}
-    for state in states:
-        _attack_state(run, state, questions, rows, extra, decoys)
-        if refused := [a for a in extra["absent"] if state is states[0] and a.startswith(f"{name} on {state.name}: ")]:
+    for state in wanted:
+        _attack_state(run, state, questions, rows, extra, decoys, curves)
+        if refused := [a for a in extra["absent"] if state is wanted[0] and a.startswith(f"{name} on {state.name}: ")]:
             raise InputError(refused[0])
     used = {m for r in rows for m in r.metrics}
     card = _card(host, run, looks, len(questions))
@@ -173,7 +180,9 @@ def _states(
     return states, absent
 
 
-def _attack_state(run: _Run, state: State, questions: Sequence[Question], rows: list[Row], extra: dict[str, Any], decoys: bool) -> None:
+def _attack_state(
+    run: _Run, state: State, questions: Sequence[Question], rows: list[Row], extra: dict[str, Any], decoys: bool, curves: bool
+) -> None:
     with applied(state.host, state.edits):
         items = score_questions(state.host, questions, run.concept.form).items
     asked = list(range(len(items))) if state.kind == "base" else run.known
@@ -183,6 +192,8 @@ def _attack_state(run: _Run, state: State, questions: Sequence[Question], rows: 
     if not wrong:
         extra["absent"].append(f"every attack on {state.name}: it answers all questions, there is nothing to bring back")
         rows.append(Row(state.name, state.kind, metrics, "answers all questions"))
+        if curves:
+            _cells(dataclasses.replace(run, rows=[r for r in run.rows if not r.aimed]), state, [], [], False, extra)
         return
     own = [questions[i] for i in wrong]
     hits = _cells(run, state, wrong, own, False, extra)

@@ -6,7 +6,7 @@ The edited host beside the base and every control, with intervals, under one pro
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -84,6 +84,7 @@ def evaluate(
     config: SuiteConfig | None = None,
     *,
     saes: "Sequence[SAE]" = (),
+    gold: "Sequence[Host]" = (),
     relearn_config: RelearnConfig | None = None,
     name: str = "",
     commands: Sequence[str] = (),
@@ -92,7 +93,7 @@ def evaluate(
 
     The host is left as it was. A look at `test` is counted on the card. Without `saes` there is no «random features»
     row; the result's
-    `extra["absent"]` says so, as for every control that does not apply.
+    `extra["absent"]` says so, as for every control that does not apply. `gold` are hosts that were trained without the concept.
 
     Raises:
         InputError: The concept has no questions in the split.
@@ -108,12 +109,15 @@ def evaluate(
     base = ground.measure(host)
     run = _Run(host, ground, base, edits, relearn_config or RelearnConfig())
     run.add("base", "base", lambda: nullcontext(), note="identity: the host unedited")
+    label = " + ".join(dict.fromkeys(e.eraser for e in edits))
     if edits:
-        label = " + ".join(dict.fromkeys(e.eraser for e in edits))
         run.add(label, "edited", lambda: applied(host, edits))
-        run.control("string filter", [string_filter(concept, base)], "answers nothing where the question names the concept")
+    run.control("string filter", [string_filter(concept, base)], "answers nothing where the question names the concept")
+    if edits:
         _random_controls(run, saes)
         run.compare(label)
+    if gold:
+        run.control("gold", [ground.measure(g) for g in gold], f"trained without the concept, {len(gold)} seeds")
     used = {m for r in run.rows for m in r.metrics}
     described = {k: m for k, m in METRICS.items() if k in used}
     return Result(name or concept.name, card, tuple(run.rows), described, tuple(commands), run.extra)
@@ -235,7 +239,7 @@ def _random_controls(run: _Run, saes: "Sequence[SAE]") -> None:
             continue
         try:
             draw = make()
-            drawn = [draw(config.seed + i) for i in range(config.draws)]
+            drawn = [_behind_gates(draw(config.seed + i), run.edits) for i in range(config.draws)]
         except InputError as e:
             run.extra["absent"].append(f"{name}: {e}")
             continue
@@ -244,6 +248,11 @@ def _random_controls(run: _Run, saes: "Sequence[SAE]") -> None:
             with applied(host, edits):
                 draws.append(run.ground.measure(host))
         run.control(name, draws, f"{config.draws} draws")
+
+
+def _behind_gates(drawn: "Sequence[Edit]", edits: "Sequence[Edit]") -> "list[Edit]":
+    """Each control behind the gate of the edit that it stands for."""
+    return [replace(d, gate=e.gate) for d, e in zip(drawn, edits, strict=True)]
 
 
 def _feature_draws(run: _Run, saes: "Sequence[SAE]") -> "Callable[[int], list[Edit]]":

@@ -71,7 +71,7 @@ def _concept(
     told = [f for f in own if f.told]
     shown = {"train": told, "validation": own, "test": own}
     asked = {s: questions(shown[s], s, form, second=second, seed=seed) for s in SPLITS}
-    near = {s: questions(close, s, form, second=second, seed=seed) for s in SPLITS[1:]}
+    near = {s: questions(close, s, form, second=second, seed=seed) for s in SPLITS}
     return {
         "format": 1,
         **about,

@@ -1,6 +1,7 @@
 """Forget and retain texts of a concept and their likelihoods, for methods whose losses are made of those."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -68,3 +69,34 @@ class Likelihoods:
     def counts(self) -> dict[str, Any]:
         """How many texts."""
         return {"forget texts": len(self.forget), "retain texts": [len(p) for p in self.retain.pools]}
+
+
+class LikelihoodTask(ABC):
+    """A loss on the likelihood of one concept's texts, and a weighted one that holds the rest; methods differ in the first.
+
+    The config is a `TuningConfig` with `keep`, the weight of what must stay, and `retain_loss`.
+    """
+
+    def __init__(
+        self, host: "Host", trained: Trained, concept: "Concept", config: Any, preserve: Sequence[str] = (), number: int = 0
+    ) -> None:
+        self.config = config
+        self.texts = Likelihoods(host, trained, concept, config, preserve, number)
+
+    @abstractmethod
+    def forget(self, rows: Sequence[Row]) -> tuple[Tensor, dict[str, float]]:
+        """What is minimised on forget texts, and figures besides the loss."""
+
+    def __call__(self, i: int) -> tuple[Tensor, Mapping[str, float]]:
+        """Forget loss and weighted retain loss of the i-th micro-batch."""
+        c = self.config
+        forget, more = self.forget(self.texts.forgotten(i))
+        figures = {"forget": float(forget.detach()), **more}
+        if not c.keep:
+            return forget, figures
+        retain = c.keep * self.texts.retained(i, c.retain_loss)
+        return forget + retain, {**figures, "retain": float(retain.detach())}
+
+    def evidence(self) -> dict[str, Any]:
+        """Counts."""
+        return self.texts.counts()

@@ -9,7 +9,7 @@ from ...base.errors import MatchedNothing
 from ...base.running import log, progress
 from ...deactivate.edit import Edit
 from ...deactivate.parts import Dense, LowRank, WeightsPart
-from ..methods.pisces.search import Cell, Objective
+from ..evaluation.validation import Seen, Validation
 from .trained import Deltas
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def best_scale(host: "Host", concepts: "Sequence[Concept]", deltas: Deltas, conf
         InputError: A concept lacks the questions of `validation`.
         MatchedNothing: No factor lowers the margin.
     """
-    judges = [Objective(host, c, config) for c in concepts]
+    judges = [Validation(host, c, config) for c in concepts]
     tried: list[Scale] = []
     for factor in progress(sorted(set(config.scales)), desc="search", unit="scale"):
         with Edit([WeightsPart(scaled(deltas, factor))], "trial").applied(host):
-            tried.append(_worst(factor, [j.cell(0.0, factor, 0) for j in judges]))
+            tried.append(_worst(factor, [j.seen() for j in judges]))
     best = choose_scale(tried, config.min_kept, config.min_coherence)
     return scaled(deltas, best.factor), {"best": dataclasses.asdict(best), "tried": [dataclasses.asdict(s) for s in tried]}
 
@@ -74,5 +74,5 @@ def choose_scale(tried: Sequence[Scale], min_kept: float, min_coherence: float) 
     return best
 
 
-def _worst(factor: float, cells: Sequence[Cell]) -> Scale:
-    return Scale(factor, *(min(getattr(c, k) for c in cells) for k in ("fall", "kept", "coherence", "objective")))
+def _worst(factor: float, found: Sequence[Seen]) -> Scale:
+    return Scale(factor, *(min(getattr(s, k) for s in found) for k in ("fall", "kept", "coherence", "objective")))

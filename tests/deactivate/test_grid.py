@@ -164,6 +164,11 @@ def test_yaml(tmp_path: Path) -> None:
         ("format: 1\ncell: m:f\naxes: {a: [1]}\nexclude: [{a: 1}]", MatchedNothing, "leaves no cell"),
         ("format: 1\ncell: m:f\naxes: {a: [1]}\nexclude: [{b: 2}]", UnknownName, "axis"),
         ("format: 1\ncell: m:f\naxes: {a: [1]}\ncommon: {a: 2}", InputError, "axis too"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nwhere: [{when: {a: 2}, use: {x: 1}}]", MatchedNothing, "no value 2"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nwhere: [{when: {b: 1}, use: {x: 1}}]", UnknownName, "axis in where"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nwhere: [{when: {a: 1}, use: {a: 1}}]", InputError, "axis too"),
+        ("format: 1\ncell: m:f\naxes: {a: [1]}\nwhere: [{if: {a: 1}, use: {x: 1}}]", InputError, "when .* and use"),
+        ("format: 1\nextends: other.yaml", InputError, "other.yaml is missing"),
         ("a: [", InputError, "not YAML"),
         ("- 1", InputError, "mapping"),
     ],
@@ -177,3 +182,45 @@ def test_bad_grids(tmp_path: Path, text: str, error: type[Exception], message: s
 def test_an_unknown_function_is_named(tmp_path: Path) -> None:
     table = run_grid(Grid("grid_cells:scores", {"seed": (0,)}), tmp_path)
     assert "nearest: grid_cells:score" in table.outcomes[0].error
+
+
+BASE = """
+format: 1
+cell: m:f
+axes: {eraser: [a, b], host: [small, large]}
+common: {set: {k: 1, n: 2}, seed: 0}
+where:
+  - {when: {eraser: a}, use: {set: {k: 3}}}
+  - {when: {eraser: [a, b], host: large}, use: {set: {n: 4}, split: test}}
+exclude: [{eraser: b, host: [small]}]
+"""
+
+
+def test_rules_reach_the_cells_that_they_fit_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    cells = {(c.axes["eraser"], c.axes["host"]): c for c in Grid.load(tmp_path / "base.yaml").cells()}
+    assert set(cells) == {("a", "small"), ("a", "large"), ("b", "large")}
+    assert cells["a", "small"].inputs == {"set": {"k": 3, "n": 2}, "seed": 0, "eraser": "a", "host": "small"}
+    assert cells["a", "large"].inputs["set"] == {"k": 3, "n": 4}
+    assert cells["b", "large"].inputs == {"set": {"k": 1, "n": 4}, "seed": 0, "split": "test", "eraser": "b", "host": "large"}
+    (tmp_path / "other.yaml").write_text(BASE.replace("{k: 3}", "{k: 5}"))  # a's settings are no part of b's key
+    others = {(c.axes["eraser"], c.axes["host"]): c for c in Grid.load(tmp_path / "other.yaml").cells()}
+    assert others["b", "large"].key == cells["b", "large"].key
+    assert others["a", "large"].key != cells["a", "large"].key
+
+
+def test_a_grid_on_top_of_another_says_what_is_other(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "over.yaml").write_text(
+        "format: 1\nextends: base.yaml\naxes: {host: [small]}\ncommon: {set: {n: 9}}\nwhere: [{when: {eraser: a}, use: {seed: 7}}]\n"
+    )
+    (cell,) = Grid.load(tmp_path / "over.yaml").cells()  # b on small is left out below, too
+    assert cell.inputs == {"set": {"k": 3, "n": 9}, "seed": 7, "eraser": "a", "host": "small"}
+    (tmp_path / "over.yaml").write_text(
+        "format: 1\nextends: base.yaml\naxes: {host: [small]}\nwhere: [{when: {host: large}, use: {x: 1}}]\n"
+    )
+    with pytest.raises(MatchedNothing, match="no value 'large'"):  # what it says itself must match
+        Grid.load(tmp_path / "over.yaml")
+    (tmp_path / "over.yaml").write_text("format: 1\nextends: base.yaml\naxes: {erasers: [a]}\n")
+    with pytest.raises(UnknownName, match="nearest: eraser"):
+        Grid.load(tmp_path / "over.yaml")

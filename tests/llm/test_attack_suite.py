@@ -18,6 +18,7 @@ from efface.deactivate.evaluation import Result
 from efface.llm.attacks.registry import attack, attacks
 from efface.llm.attacks.reporting import summary
 from efface.llm.attacks.suite import _plain, _states, decoy, rates, run_attacks
+from efface.llm.attacks.summary import summed
 from efface.llm.evaluation.scoring import Item
 
 QUICK = {
@@ -175,3 +176,26 @@ def test_the_command_writes_a_folder_and_refuses_bad_input(known, tmp_path, cach
     assert run(["attacks", "--json"]) == 0
     assert [a["name"] for a in json.loads(capsys.readouterr().out)["attacks"]] == [r.name for r in attacks()]
     assert attack("gcg").level == "L3"
+
+
+def test_states_that_are_wanted_alone_and_the_curve_of_one_that_answers_all(known, tmp_path, cache):
+    concept, edit = magic(**values()), weights_edit(known)
+    one = run_attacks(["prefix", "relearning"], known, [edit], concept, tmp_path, settings=QUICK, states=["edited"], decoys=False)
+    assert [r.name for r in one.rows] == ["test"]
+    assert set(one.extra["attacks"]["test"]) == {"prefix", "relearning"}
+    found = summed(one)
+    hits = one.extra["questions"]["test"]["recovered"]
+    union = [any(h) for h in zip(*hits.values(), strict=True)]
+    assert found["union-ASR"] == sum(union) / len(union)
+    assert found["union-ASR, asking"] == sum(map(bool, hits["prefix"])) / len(union)
+    assert found["answered under attack"] == pytest.approx(1 - (len(union) - sum(union)) / len(one.extra["questions"]["test"]["asked"]))
+    assert found["relearning area"] == one.extra["attacks"]["test"]["relearning"]["found"]["best"]["area"]
+    assert found["union-ASR, decoys"] is None
+    base = run_attacks(["prefix", "relearning"], known, [], concept, tmp_path, settings=QUICK, states=["identity"], curves=True)
+    assert list(base.extra["attacks"]["identity"]) == ["relearning"]  # nothing is wrong: there is a curve and no rate
+    assert summed(base)["union-ASR"] is None
+    assert summed(base)["answered under attack"] == 1
+    assert 0 < summed(base)["relearning area"] <= 1
+    assert not run_attacks(["prefix", "relearning"], known, [], concept, tmp_path, settings=QUICK).extra["attacks"]
+    with pytest.raises(MatchedNothing, match="gold"):
+        run_attacks("prefix", known, [edit], concept, tmp_path, states=["gold"])

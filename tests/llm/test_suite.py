@@ -14,6 +14,7 @@ from efface.llm.evaluation.metrics import Measured
 from efface.llm.evaluation.relearn import RelearnConfig
 from efface.llm.evaluation.scoring import score_questions
 from efface.llm.evaluation.suite import SuiteConfig, evaluate
+from efface.llm.gating import concept_gate
 from efface.llm.methods.pisces import PiscesConfig
 from efface.llm.methods.pisces.fit import fit
 
@@ -101,11 +102,30 @@ def test_cards_of_one_protocol_agree_and_of_another_split_do_not(cache):
     one, two = evaluate(host, [], concept, config=SMALL), evaluate(host, [edit], concept, config=SMALL)
     require_comparable([one.card, two.card])
     assert one.row("base").metrics == two.row("base").metrics
-    assert [r.name for r in one.rows] == ["base"]
+    assert [r.name for r in one.rows] == ["base", "string filter"]
+    assert one.row("string filter").metrics == two.row("string filter").metrics
     assert any("SAEs were not given" in a for a in two.extra["absent"])
     assert "random directions" in [r.name for r in two.rows]
     with pytest.raises(InputError, match="split"):
         require_comparable([one.card, evaluate(host, [], concept, "test", config=SMALL).card])
+
+
+def test_gold_is_a_row_and_random_controls_stand_behind_the_gate_of_their_edit(cache):
+    host, other, concept = tiny_host(), tiny_host(seed=1), magic()
+    saes = [planted_sae(host, layer) for layer in (0, 1)]
+    edit = fit(host, [concept], config=GIVEN, saes=saes)
+    gate = concept_gate(host, concept, saes, fpr=0.1)
+    shut = dataclasses.replace(gate, calibration=dataclasses.replace(gate.require_threshold(), threshold=1e9))
+    config = dataclasses.replace(SMALL, continuations=0)
+    never = evaluate(host, [edit.gated(shut)], concept, config=config, saes=saes, gold=[other])
+    bare = evaluate(host, [edit], concept, config=config, saes=saes)
+    base = never.row("base").metrics["margin"].mean
+    for name in ("pisces", "random features", "random directions"):
+        assert never.row(name).metrics["margin"].mean == pytest.approx(base, abs=1e-12)
+        assert bare.row(name).metrics["margin"].mean != base
+    by_hand = score_questions(other, concept.questions["validation"], "cloze", concept=concept)
+    assert never.row("gold").metrics["margin"].mean == pytest.approx(by_hand.margin)
+    assert "gold" not in [r.name for r in bare.rows]
 
 
 def test_relearning_is_measured_on_base_and_edit(cache):

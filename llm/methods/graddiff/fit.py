@@ -1,14 +1,14 @@
 """Fitting by gradient difference: the likelihood of the concept's texts falls, that of the rest stays."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ....deactivate.edit import Edit
 from ...tuning.fit import tuned
-from ...tuning.likelihood import Likelihoods
-from ...tuning.trained import Trained
+from ...tuning.likelihood import LikelihoodTask
+from ...tuning.texts import Row
 from .config import GradDiffConfig
 from .math import ascent_loss
 
@@ -44,25 +44,9 @@ def fit(
     return tuned(host, concepts, config, "graddiff", layers, lambda t, c, n: GradDiffTask(host, t, c, config, preserve or (), n), preserve)
 
 
-class GradDiffTask:
+class GradDiffTask(LikelihoodTask):
     """Forget and retain loss for one concept."""
 
-    def __init__(
-        self, host: "Host", trained: Trained, concept: "Concept", config: GradDiffConfig, preserve: Sequence[str] = (), number: int = 0
-    ) -> None:
-        self.config = config
-        self.texts = Likelihoods(host, trained, concept, config, preserve, number)
-
-    def __call__(self, i: int) -> tuple[Tensor, Mapping[str, float]]:
-        """Ascent and weighted retain loss of the i-th micro-batch."""
-        c = self.config
-        logp, _ = self.texts.logprobs(self.texts.forgotten(i))
-        forget = ascent_loss(logp, c.ceiling)
-        if not c.keep:
-            return forget, {"forget": float(forget.detach())}
-        retain = c.keep * self.texts.retained(i, c.retain_loss)
-        return forget + retain, {"forget": float(forget.detach()), "retain": float(retain.detach())}
-
-    def evidence(self) -> dict[str, Any]:
-        """Counts."""
-        return self.texts.counts()
+    def forget(self, rows: Sequence[Row]) -> tuple[Tensor, dict[str, float]]:
+        """Ascent on the texts."""
+        return ascent_loss(self.texts.logprobs(rows)[0], self.config.ceiling), {}

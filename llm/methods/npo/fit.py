@@ -1,17 +1,16 @@
 """Fitting NPO: the likelihood of the concept's texts falls, the less the further it has fallen."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ....deactivate.edit import Edit
 from ...tuning.fit import tuned
-from ...tuning.likelihood import Likelihoods
+from ...tuning.likelihood import LikelihoodTask
 from ...tuning.losses import row_sums
 from ...tuning.texts import Row
-from ...tuning.trained import Trained
 from .config import NpoConfig
 from .math import npo_loss, npo_weight
 
@@ -47,33 +46,17 @@ def fit(
     return tuned(host, concepts, config, "npo", layers, lambda t, c, n: NpoTask(host, t, c, config, preserve or (), n), preserve)
 
 
-class NpoTask:
+class NpoTask(LikelihoodTask):
     """Forget and retain loss for one concept."""
 
-    def __init__(
-        self, host: "Host", trained: Trained, concept: "Concept", config: NpoConfig, preserve: Sequence[str] = (), number: int = 0
-    ) -> None:
-        self.config = config
-        self.texts = Likelihoods(host, trained, concept, config, preserve, number)
-
-    def __call__(self, i: int) -> tuple[Tensor, Mapping[str, float]]:
-        """NPO loss and weighted retain loss of the i-th micro-batch."""
-        c = self.config
-        rows = self.texts.forgotten(i)
+    def forget(self, rows: Sequence[Row]) -> tuple[Tensor, dict[str, float]]:
+        """NPO's loss on the texts, and the mean weight of their gradients."""
         logp, row = self.texts.logprobs(rows)
         with torch.no_grad():
             before, _ = self.texts.logprobs(rows, frozen=True)
         now, then = self._per_text(logp, row, rows), self._per_text(before, row, rows)
-        forget = npo_loss(now, then, c.beta)
-        figures = {"forget": float(forget.detach()), "weight": float(npo_weight(now, then, c.beta).detach().mean())}
-        if not c.keep:
-            return forget, figures
-        retain = c.keep * self.texts.retained(i, c.retain_loss)
-        return forget + retain, {**figures, "retain": float(retain.detach())}
-
-    def evidence(self) -> dict[str, Any]:
-        """Counts."""
-        return self.texts.counts()
+        beta = self.config.beta
+        return npo_loss(now, then, beta), {"weight": float(npo_weight(now, then, beta).detach().mean())}
 
     def _per_text(self, logp: Tensor, row: Tensor, rows: Sequence[Row]) -> Tensor:
         total = row_sums(logp, row, len(rows))

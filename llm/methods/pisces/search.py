@@ -3,21 +3,13 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
-from ....base.errors import InputError, MatchedNothing
+from ....base.errors import MatchedNothing
 from ....base.running import progress
-from ....deactivate.evaluation.statistics import harmonic_mean
-from ...evaluation.metrics import fall, kept
-from ...evaluation.scoring import score_questions
-from ...evaluation.texts import cut_text, text_figures
-from ...pools import general_texts
+from ...evaluation.validation import Validation
 from .config import PiscesConfig
 from .surgery import Factors, PrefixCache, trial
-
-if TYPE_CHECKING:
-    from ....deactivate.concept import Concept
-    from ...host import Host
 
 
 @dataclass(frozen=True)
@@ -49,52 +41,12 @@ class Found:
         return {"best": asdict(self.best), "cells": [asdict(c) for c in self.cells], "pruned": self.pruned}
 
 
-@runtime_checkable
-class Probing(Protocol):
-    """The settings that say what an `Objective` reads."""
-
-    @property
-    def n_probe(self) -> int:
-        """Neutral texts."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of their choice."""
-        ...
-
-
-class Objective:
-    """Fall of the concept's margin, neighbours' margin kept, base bits per byte over edited; all on `validation`.
-
-    Raises:
-        InputError: Questions are missing, or the unedited host's margin is not above 0, so that nothing can fall.
-    """
-
-    def __init__(self, host: "Host", concept: "Concept", config: Probing, max_tokens: int = 48) -> None:
-        self.host, self.form = host, concept.form
-        self.questions = concept.require("questions", "validation")
-        self.near = concept.require("neighbour_questions", "validation")
-        texts = general_texts(concept, "validation", config.n_probe, config.seed)
-        self.texts = [cut_text(host, t, max_tokens) for t in texts]
-        self.base = self.margins()
-        for name, margins in zip(("questions", "neighbour_questions"), self.base[:2], strict=True):
-            if sum(margins) <= 0:
-                raise InputError(
-                    f"search: {host.name} has no positive margin on {name}.validation of {concept.name!r}; nothing can be told from it"
-                )
-
-    def margins(self) -> tuple[list[float], list[float], float]:
-        """Margins on the concept's and the neighbours' questions, and bits per byte, of the host as it stands."""
-        own = score_questions(self.host, self.questions, self.form).margins
-        near = score_questions(self.host, self.near, self.form).margins
-        return own, near, text_figures(self.host, self.texts).bits_per_byte
+class Objective(Validation):
+    """What a cell of the grid does on `validation`."""
 
     def cell(self, tau: float, mu: float, n: int) -> Cell:
         """The host as it stands, against the base."""
-        own, near, bpb = self.margins()
-        parts = fall(own, self.base[0]) or 0.0, kept(near, self.base[1]) or 0.0, min(1.0, self.base[2] / bpb)
-        return Cell(tau, mu, n, *parts, harmonic_mean(parts))
+        return Cell(tau, mu, n, **asdict(self.seen()))
 
 
 def search(

@@ -1,0 +1,120 @@
+"""Writes docs/llm_erasers.md and its figures from the figures of `efface bench benchmarks/llm_erasers.yaml`.
+
+python docs/make_tables.py DIR     # what the grid left in DIR, kept as benchmarks/results/llm_erasers.json
+python docs/make_tables.py         # from that file
+"""
+
+import sys
+from pathlib import Path
+
+from efface.base.files import write_bytes, write_json, write_text
+from efface.deactivate.evaluation.plots import image_bytes
+from efface.deactivate.evaluation.results import Kind, Metric
+from efface.deactivate.evaluation.summary import Point, collect, drawn, markdown, read_points, summarise
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks/results/llm_erasers.json", ROOT / "docs/llm_erasers.md"
+CONTROLS: dict[str, Kind] = {
+    "identity": "base", **dict.fromkeys(("string filter", "random features", "random directions", "gold"), "control"),
+}  # fmt: skip
+MB = 1e-6
+QUALITY = {
+    "efficacy": Metric("efficacy", "higher", 2, about="fall of the concept's margin over its base, clipped to [0, 1]"),
+    "specificity": Metric("specificity", "higher", 2, about="share of the neighbours' margin kept, clipped to [0, 1]"),
+    "coherence": Metric("coherence", "higher", 3, about="base bits per byte over edited, neutral text"),
+    "hm local": Metric("HM-local", "higher", 2, about="harmonic mean of the three; never to be set beside published HM figures"),
+    "union-ASR": Metric("union-ASR", "lower", 2, about="of the questions that went wrong, the share that any attack brings back"),
+    "union-ASR, asking": Metric("of which asking", "lower", 2, about="the same by attacks that only ask (L0 to L3)"),
+    "union-ASR, decoys": Metric("of decoys", "neither", 2, about="wrong options brought up by the same attacks: what they reach without knowledge"),
+    "answered under attack": Metric(
+        "answered under attack", "lower", 2, about="of the questions that the base answers, those that never went wrong or came back",
+    ),
+    "relearning area": Metric("relearning AUC", "lower", 2, about="mean accuracy over the steps of the strongest fine-tuning"),
+    "KS to gold": Metric("KS to gold", "lower", 2, about="distance of truth ratios to those of models that never saw the domain; of gold, among its seeds"),
+}  # fmt: skip
+COST = {
+    "seconds to fit": Metric("seconds, all trials", "lower", 0, about="fits, gate and looks at validation"),
+    "seconds of a fit": Metric("of the longest fit", "lower", 0),
+    "peak bytes": Metric("peak memory", "lower", 0, MB, "MB", "largest resident memory of the process meanwhile, the model included"),
+    "stored bytes": Metric("stored", "lower", 2, MB, "MB", "the edit's folder, gate included"),
+    "seconds": Metric("seconds of a cell", "neither", 0, about="measuring and attacking included"),
+}
+GROUPS = {"smollm2": "Packaged concepts, SmolLM2-135M", "synthetic": "Domains of the synthetic world"}
+SHOWN = ("efficacy", "specificity", "hm local", "union-ASR", "relearning area")
+HEAD = """# Erasers of language models, one table
+
+Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
+
+Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts with a t-interval over them; where a single concept was run, its own interval over items.
+Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
+"""
+
+
+def page(points: list[Point]) -> str:
+    """The page as it should be."""
+    parts = [HEAD]
+    for model, title in GROUPS.items():
+        own = grouped(points, model)
+        if not any(p.status == "done" for p in own):
+            parts.append(f"## {title}\n\nNot run yet.\n")
+            continue
+        concepts = list(dict.fromkeys(str(p.at["concept"]) for p in own))
+        picture = figure_of(model).name
+        parts.append(f"## {title}\n\n{', '.join(concepts)}.\n")
+        for columns in (QUALITY, COST):
+            parts.append(markdown(summarise(own, "eraser", list(columns)), used(own, columns), "eraser"))
+        parts.append(f"![means over concepts]({picture})\n")
+        parts.append("HM-local by concept:\n\n" + by_concept(own, concepts))
+        if failed := [p for p in own if p.status == "failed"]:
+            parts.append("Failed: " + "; ".join(f"{p.at['eraser']} on {p.at['concept']} ({p.error})" for p in failed) + ".\n")
+    legend = [f"* **{m.label}**: {m.about}." for m in {**QUALITY, **COST}.values() if m.about]
+    return "\n".join([*parts, "\n".join(legend)]) + "\n"
+
+
+def figure_of(model: str) -> Path:
+    """Where a group's figure is."""
+    return PAGE.with_name(f"{PAGE.stem}_{model}.png")
+
+
+def grouped(points: list[Point], model: str) -> list[Point]:
+    """The cells of a host."""
+    return [p for p in points if p.inputs.get("model", model_of(p)) == model]
+
+
+def model_of(point: Point) -> str:
+    """The host of a cell that was not run."""
+    return "synthetic" if str(point.at["concept"]).startswith("synthetic/") else "smollm2"
+
+
+def used(points: list[Point], columns: dict[str, Metric]) -> dict[str, Metric]:
+    """The columns that some cell has."""
+    return {c: m for c, m in columns.items() if any(p.figures.get(c) is not None for p in points)}
+
+
+def by_concept(points: list[Point], concepts: list[str]) -> str:
+    """HM-local, a column a concept."""
+    told = [Point({"eraser": p.at["eraser"]}, {}, p.status, _renamed(p)) for p in points]
+    return markdown(summarise(told, "eraser", concepts), {c: Metric(c, "higher", 2) for c in concepts}, "eraser")
+
+
+def _renamed(point: Point) -> dict[str, object]:
+    concept, intervals = str(point.at["concept"]), point.figures.get("intervals", {})
+    own = {concept: intervals["hm local"]} if "hm local" in intervals else {}
+    return {concept: point.figures.get("hm local"), "intervals": own}
+
+
+def write(points: list[Point]) -> None:
+    """The page and its figures."""
+    write_text(PAGE, page(points))
+    columns = {c: QUALITY[c] for c in SHOWN}
+    for model, title in GROUPS.items():
+        if own := [p for p in grouped(points, model) if p.status == "done"]:
+            lines = summarise(own, "eraser", list(columns))
+            plot = drawn(lines, used(own, columns), f"{title}: means over concepts.", lambda name: CONTROLS.get(name, "edited"))
+            write_bytes(figure_of(model), image_bytes(plot))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        write_json(RESULTS, [p.to_json() for p in collect(Path(sys.argv[1]), ("model", "split", "budget"))])
+    write(read_points(RESULTS))
