@@ -22,7 +22,8 @@ def channels_last(pipeline: Any) -> Any:
     """The pipeline with its convolutions in the layout that they are fastest in (`benchmarks/layout.py`); no value is changed."""
     from torch import channels_last, nn
 
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module) and any(isinstance(m, nn.Conv2d) for m in part.modules()):
+    parts: list[Any] = [p for p in pipeline.components.values() if isinstance(p, nn.Module)]
+    for part in parts:
+        if any(isinstance(m, nn.Conv2d) for m in part.modules()):
             part.to(memory_format=channels_last)
     return pipeline
