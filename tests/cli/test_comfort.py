@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import typer
 from cli._kit import Places, make_places, status
+from result_cards import result
 
 from efface.base.running import progress
 from efface.cli.main import app, run
+from efface.cli.options import comparison
+from efface.deactivate.evaluation.compare import compare
 from efface.deactivate.registry import methods
 
 WITHOUT_JSON: dict[str, str] = {}
@@ -136,6 +139,18 @@ def test_tables_are_drawn_on_a_terminal_and_plain_on_a_pipe(capsys: pytest.Captu
         assert name in drawn
         assert name in plain
     assert json.loads(on_a_terminal("methods", "--json"))["methods"][0]["name"] == "crisp"
+
+
+@pytest.mark.parametrize(("width", "turned"), [(200, False), (60, True)])
+def test_a_comparison_that_is_too_wide_has_a_metric_a_line(width: int, turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    found = compare([result()])
+    assert comparison(found) == found.plain()  # on a pipe
+    monkeypatch.setattr("efface.cli.options.on_terminal", lambda: True)
+    drawn = comparison(found)
+    assert any("result" in line and " row " in line for line in drawn.splitlines()) != turned
+    assert max(map(len, re.sub("\x1b.*?m", "", drawn.split(found.legend()[0][:20])[0]).splitlines())) <= width
+    assert "best edited row" in drawn
 
 
 def offered(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -127,7 +127,7 @@ def test_eval_refuses(places: Path, tmp_path: Path, efface, monkeypatch: pytest.
         ([*line, "--suite", "imges"], "unknown suite 'imges'.*language and images"),
         ([*line, "--suite", "language"], "--suite language: for language models"),
         ([*line, "--judge", "icns"], "unknown judge 'icns'.*icons"),
-        ([*line, "--judge", "icons/objct"], "judge icons/objct: the concept is judged by its object.*use icons/object"),
+        ([*line, "--judge", "icons/objct"], "unknown head of the judges icons 'objct'.*object"),
         ([*line, "--judge", "icons/style"], "judged by its object"),
         ([*line, "--sae", places / "sae"], "--sae: an edit of a pipeline carries its SAEs"),
         ([*line, "--steps", "0"], "steps must be at least 1"),

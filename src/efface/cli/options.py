@@ -67,6 +67,8 @@ Settings = Annotated[
     typer.Option("--set", help="key=value of the method's or trainer's config; may be repeated.", autocompletion=complete.settings),
 ]
 SAE_FILES = complete.SAE_FILES
+UNBOUNDED = 10_000
+"""Columns of a terminal that has room for anything."""
 
 
 def resolve_device(device: str) -> str:
@@ -193,13 +195,17 @@ def rendered(drawn: "RenderableType") -> str:
 
 
 def comparison(found: "Comparison") -> str:
-    """Results side by side: drawn by rich where a terminal has room for them, else plain."""
+    """Results side by side, on a terminal drawn by rich; a metric a line where a row a line would be too wide."""
     if not on_terminal():
         return found.plain()
     from rich.console import Console
 
     drawn, console = found.rich(), Console()
-    return rendered(drawn) if console.measure(drawn).maximum <= console.width else found.plain().rstrip("\n")
+    if console.measure(drawn, options=console.options.update(max_width=UNBOUNDED)).maximum <= console.width:
+        return rendered(drawn)
+    heads, body = found.table()
+    turned = [[head, *(line[i] for line in body)] for i, head in enumerate(heads) if i != 1]
+    return "\n".join([table(["", *(line[1] for line in body)], turned), *found.legend()])
 
 
 def size(n: int | float) -> str:
