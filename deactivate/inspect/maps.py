@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ def _tsne(unit: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(30.0, (len(unit) - 1) / 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed).fit_transform(components)
+        made: Any = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed)  # pyright: ignore[reportArgumentType]: an array is taken too
+        return made.fit_transform(components)
 
 
 def _beside(rows: Tensor, landmarks: Tensor, placed: np.ndarray, seed: int) -> np.ndarray:

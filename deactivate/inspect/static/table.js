@@ -47,6 +47,8 @@ class VirtualTable {
   heads() {
     const shown = this.seen();
     this.box.style.setProperty("--columns", shown.map((c) => (this.narrow.matches && c.small) || c.width).join(" "));
+    const least = shown.reduce((sum, c) => sum + Number(/([\d.]+)rem/.exec(c.width)[1]) + 0.9, 0.2);
+    this.box.style.setProperty("--least", least + "rem");
     this.box.setAttribute("aria-colcount", shown.length);
     this.head.replaceChildren(
       ...shown.map((c) => {
