@@ -115,13 +115,12 @@ class Tab:
         assert "exceptionDetails" not in got, got["exceptionDetails"].get("exception", got["exceptionDetails"])
         return got["result"].get("value")
 
-    def until(self, condition: str, seconds: float = 10) -> Any:
+    def until(self, condition: str, seconds: float = 6) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
-        while not (value := self.run(f"(() => {{ try {{ return {condition}; }} catch (e) {{ return false; }} }})()")):
+        while not self.run(f"(() => {{ try {{ return !!({condition}); }} catch (e) {{ return false; }} }})()"):
             assert time.monotonic() < end, f"never true: {condition}\n{self.run('document.body.innerText.slice(0, 800)')}"
             time.sleep(0.03)
-        return value
 
     def size(self, width: int, height: int = 900) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

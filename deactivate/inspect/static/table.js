@@ -182,16 +182,21 @@ class VirtualTable {
 
 // Search, status and bounds over a table.
 function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
-  let timer;
-  const later = (f) => {
+  let timer,
+    changes = {};
+  const later = (change) => {
+    Object.assign(changes, change);
     clearTimeout(timer);
-    timer = setTimeout(f, 180);
+    timer = setTimeout(() => {
+      table.ask(changes);
+      changes = {};
+    }, 180);
   };
   const search = h("input", {
     type: "search",
     placeholder,
     "aria-label": placeholder,
-    oninput: (e) => later(() => table.ask({ text: e.target.value })),
+    oninput: (e) => later({ text: e.target.value }),
   });
   const where = {};
   const number = (column, side, words) =>
@@ -201,13 +206,12 @@ function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
       placeholder: words,
       "aria-label": `${column.title}, ${words}`,
       "data-bound": `${column.key}-${side}`,
-      oninput: (e) =>
-        later(() => {
-          const ends = where[column.key] || [null, null];
-          ends[side] = e.target.value === "" ? null : Number(e.target.value);
-          where[column.key] = ends;
-          table.ask({ where: Object.fromEntries(Object.entries(where).filter(([, [a, b]]) => a !== null || b !== null)) });
-        }),
+      oninput: (e) => {
+        const ends = [...(where[column.key] || [null, null])];
+        ends[side] = e.target.value === "" ? null : Number(e.target.value);
+        where[column.key] = ends;
+        later({ where: Object.fromEntries(Object.entries(where).filter(([, [low, high]]) => low !== null || high !== null)) });
+      },
     });
   const fields = bounds.map((c) =>
     h("div", { class: "bound" }, h("span", { "data-tip": c.about }, c.title), number(c, 0, "least"), number(c, 1, "most")),
