@@ -145,9 +145,13 @@ class Tab:
 
     def hover(self, selector: str) -> None:
         """Moves the mouse over the middle of the first element that a selector finds."""
+        self.run(
+            f"new Promise(done => {{ document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}});"
+            " requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))); })"
+        )
         x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+            f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
