@@ -115,13 +115,12 @@ class Tab:
         assert "exceptionDetails" not in got, got["exceptionDetails"].get("exception", got["exceptionDetails"])
         return got["result"].get("value")
 
-    def until(self, condition: str, seconds: float = 10) -> Any:
+    def until(self, condition: str, seconds: float = 6) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
-        while not (value := self.run(f"(() => {{ try {{ return {condition}; }} catch (e) {{ return false; }} }})()")):
+        while not self.run(f"(() => {{ try {{ return !!({condition}); }} catch (e) {{ return false; }} }})()"):
             assert time.monotonic() < end, f"never true: {condition}\n{self.run('document.body.innerText.slice(0, 800)')}"
             time.sleep(0.03)
-        return value
 
     def size(self, width: int, height: int = 900) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -146,9 +145,13 @@ class Tab:
 
     def hover(self, selector: str) -> None:
         """Moves the mouse over the middle of the first element that a selector finds."""
+        self.run(
+            f"new Promise(done => {{ document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}});"
+            " requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))); })"
+        )
         x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+            f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 

@@ -39,8 +39,9 @@ TEXTS = ["the wizard saw a castle", "the piano is red"]
 
 def labels() -> list[dict[str, object]]:
     """Feature 7 has a hostile label, 9 has none."""
-    rows = [
-        dict.fromkeys(LABEL_COLUMNS) | {"label": PLANTED[i] if i < 16 else f"word {i % 5}, {i}", "status": "labelled"} for i in range(D_SAE)
+    rows: list[dict[str, object]] = [
+        {**dict.fromkeys(LABEL_COLUMNS)} | {"label": PLANTED[i] if i < 16 else f"word {i % 5}, {i}", "status": "labelled"}
+        for i in range(D_SAE)
     ]
     for i, row in enumerate(rows):
         row |= {"auroc": 0.5 + i / 300, "auroc_low": 0.4 + i / 300, "auroc_high": 0.55 + i / 300, "validation": 0.9, "source": "words"}

@@ -86,7 +86,8 @@ def _named(edit: "Edit") -> Iterator[tuple[str, int, dict[str, Any]]]:
             number = f.get("id", f.get("feature")) if isinstance(f, Mapping) else None
             point = f.get("hook_point", plan.get("hook_point")) if isinstance(f, Mapping) else None
             if isinstance(number, int) and point:
-                auroc = f.get("auroc") if isinstance(f.get("auroc"), Mapping) else {}
+                scores = f.get("auroc")
+                auroc = scores if isinstance(scores, Mapping) else {}
                 kept = {"score": f.get("score"), "rho": f.get("rho"), **{f"auroc_{k}": v for k, v in auroc.items()}}
                 yield str(point), number, shortened({k: v for k, v in kept.items() if isinstance(v, int | float)})
     for part in edit.parts:

@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ def feature_map(rows: Float[Tensor, "n d"], *, landmarks: int = LANDMARKS, seed:
 
 def _tsne(unit: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     centred = unit - unit.mean(0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -49,9 +51,13 @@ def _tsne(unit: np.ndarray, seed: int) -> np.ndarray:
     start = np.zeros((len(unit), 2))
     start[:, : min(2, components.shape[1])] = components[:, :2] / max(float(components[:, 0].std()), 1e-12) * 1e-4
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        threadpool_limits(1),
+    ):  # threads that wait for each other at each of a thousand steps cost more than they bring
         warnings.simplefilter("ignore", FutureWarning)
-        return TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed).fit_transform(components)
+        made: Any = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed)  # pyright: ignore[reportArgumentType]: an array is taken too
+        return made.fit_transform(components)
 
 
 def _beside(rows: Tensor, landmarks: Tensor, placed: np.ndarray, seed: int) -> np.ndarray:

@@ -103,9 +103,14 @@ class Pages:
 class Handler(BaseHTTPRequestHandler):
     """One request. Only this machine is answered, and only under its own name, so that no other page can ask through a browser."""
 
-    server: "PageServer"
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+
+    @property
+    def pages(self) -> Pages:
+        """What answers."""
+        assert isinstance(self.server, PageServer)
+        return self.server.pages
 
     def do_GET(self) -> None:
         """The page, or a part of it."""
@@ -113,8 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self._allowed():
             return
         if parts.path == "/":
-            self._send(HTTPStatus.OK, self.server.pages.page(), "text/html; charset=utf-8")
-        elif (answer := self.server.pages.gets.get(parts.path)) is None:
+            self._send(HTTPStatus.OK, self.pages.page(), "text/html; charset=utf-8")
+        elif (answer := self.pages.gets.get(parts.path)) is None:
             self._json({"error": f"there is no {parts.path}"}, HTTPStatus.NOT_FOUND)
         else:
             asked = {k: v[-1] for k, v in parse_qs(parts.query).items()}
@@ -130,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"error": "a prompt of at most 64 KiB is taken at /api/prompt"}, HTTPStatus.BAD_REQUEST)
             return
         body = self.rfile.read(int(length))
-        self._answer(lambda: self.server.pages.prompt(_parsed(body)))
+        self._answer(lambda: self.pages.prompt(_parsed(body)))
 
     def _allowed(self, own: bool = False) -> bool:
         """Whether the request names this server (no other name that was pointed at it), and comes from its own page where that matters."""

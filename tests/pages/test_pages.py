@@ -39,7 +39,7 @@ def test_a_query_filters_sorts_counts_and_pages(made) -> None:
     store = made[0].saes[0].store
     every = [store.row(i) for i in range(D_SAE)]
     for asked, keeps in (
-        (Query(where={"auroc": (0.6, 0.8), "fired": (1, None)}, column="auroc"), lambda r: r.auroc is not None and 0.6 <= r.auroc <= 0.8 and r.fired >= 1),
+        (Query(where={"auroc": (0.6, 0.8), "fired": (1.0, None)}, column="auroc"), lambda r: r.auroc is not None and 0.6 <= r.auroc <= 0.8 and r.fired >= 1),
         (Query(status="labelled", column="density", descending=False), lambda r: r.status == "labelled"),
         (Query(text="WORD 3", column="id", descending=False), lambda r: "word 3" in r.label),
     ):  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_query_filters_sorts_counts_and_pages(made) -> None:
         assert second == rows[2:5]
     assert query(store, Query(text="zzz")) == (0, [])
     with pytest.raises(UnknownName, match="auroc"):
-        Query(where={"aurok": (0, 1)})
+        Query(where={"aurok": (0.0, 1.0)})
     with pytest.raises(UnknownName, match="density"):
         Query(column="densty")
     with pytest.raises(InputError, match="limit"):
@@ -166,7 +166,8 @@ def test_tables_hold_one_protocol_each(made, whole) -> None:
     assert [t["results"] for t in whole["tables"]] == [[0, 1], [2]]
     first = whole["tables"][0]
     assert {r["result"] for r in first["rows"] if r["kind"] == "edited"} == {"pisces", "rmu"}
-    assert first["rows"][0]["metrics"]["kept"]["low"] == pytest.approx(0.85)
+    edited = next(r for r in first["rows"] if r["result"] == "pisces" and r["kind"] == "edited")
+    assert edited["metrics"]["kept"]["low"] == pytest.approx(0.85)
     assert whole["results"][0]["samples"][0]["after"] == EVIL
     assert whole["results"][0]["sheets"][0]["before"].startswith("data:image/png;base64,iVBOR")
     assert whole["results"][1]["sheets"] == []
@@ -194,7 +195,7 @@ def test_a_prompt_is_read_as_the_sae_encodes_it(made) -> None:
     assert layer["strongest"][0][0] == int(acts.amax(0).argmax())
     gates = {t: reader.read(t)["gates"][0]["fires"] for t in TEXTS}
     assert gates == {TEXTS[0]: True, TEXTS[1]: False}
-    for text, words in ((" ", "empty"), ("the " * 600, "600|601")):
+    for text, words in ((" ", "empty"), ("the " * 600, "512 at most")):
         with pytest.raises(InputError, match=words):
             reader.read(text)
 
@@ -215,7 +216,7 @@ def test_what_an_edit_moves_is_what_the_sae_reads_with_it_and_without(made) -> N
     keep = host.keep_mask(ids, mask)
 
     def peak(f: int) -> float:
-        return float(deep.encode(host.activations(ids, mask, ["layers.1.resid_post"])["layers.1.resid_post"][keep])[:, f].max())
+        return float(deep.encode(host.activations(ids, mask, ["layers.1.resid_post"])["layers.1.resid_post"][keep])[:, f].max().detach())
 
     f, before, after = moved_features(host, weights, {1: deep}, TEXTS[:1])[0]["features"][0]
     assert peak(f) == pytest.approx(before, rel=2e-3, abs=1e-4)

@@ -88,7 +88,7 @@ function rocChart(curves) {
       .join("; ");
   return responsive((width) => {
     const side = Math.min(width, 380),
-      left = 40,
+      left = 58,
       bottom = 38;
     const out = svg("svg", { viewBox: `0 0 ${side} ${side}`, width: side, height: side, "aria-hidden": "true" });
     const x = scale(0, 1, left, side - 8),
@@ -185,7 +185,7 @@ function scatter(points, { xName, yName, front }) {
     `${yName} against ${xName}: ` + points.map((p) => `${p.name} (${p.kind}) ${figure(p.x.mean)}, ${figure(p.y.mean)}`).join("; ");
   return responsive((width) => {
     const height = Math.min(420, Math.max(260, width * 0.6)),
-      left = 54,
+      left = 70,
       bottom = 42;
     const out = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
     const [x0, x1] = ends("x"),

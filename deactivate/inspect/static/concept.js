@@ -48,6 +48,9 @@ function scores(c) {
   const splits = ["train", "validation", "test"].filter((s) => set[s]);
   return section(
     `The first ${c.report.n_set} features as one detector`,
+    note(
+      "AUROC of the summed, scaled maxima of the set in a text. Features were chosen on train and ranked on validation; test chose nothing.",
+    ),
     splits.length
       ? h(
           "div",
@@ -55,11 +58,6 @@ function scores(c) {
           h(
             "table",
             {},
-            h(
-              "caption",
-              {},
-              "AUROC of the summed, scaled maxima of the set in a text. Features were chosen on train and ranked on validation; test chose nothing.",
-            ),
             h(
               "thead",
               {},

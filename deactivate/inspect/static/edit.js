@@ -97,7 +97,7 @@ function evaluated(r, title) {
           h("p", {}, h("strong", {}, s.prompt), " ", s.about && h("span", { class: "badge" }, s.about)),
           pair(
             ["before", "after"],
-            [s.before, s.after].map((t) => h("p", { class: "text" }, t)),
+            [s.before, s.after].map((t) => h("p", { class: "said" }, t)),
           ),
         ),
       ),
@@ -271,7 +271,7 @@ function usedFeatures(edit) {
   const columns = [
     { key: "id", title: "Feature", width: "5rem" },
     { key: "words", title: "Label", width: "minmax(8rem, 2fr)", small: "minmax(5rem, 1fr)", text: true },
-    ...keys.map((k) => ({ key: k, title: k.replace("_", " "), width: "7rem", wide: true })),
+    ...keys.map((k) => ({ key: k, title: k.replace("_", " "), width: "9rem", wide: true })),
     { key: "hook_point", title: "Hook point", width: "minmax(7rem, 1fr)", text: true, wide: true },
   ];
   columns[0].show = (id, row) => featureLink(saeAt(row.hook_point), id, String(id));

@@ -47,6 +47,8 @@ class VirtualTable {
   heads() {
     const shown = this.seen();
     this.box.style.setProperty("--columns", shown.map((c) => (this.narrow.matches && c.small) || c.width).join(" "));
+    const least = shown.reduce((sum, c) => sum + Number(/([\d.]+)rem/.exec(c.width)[1]) + 0.9, 0.2);
+    this.box.style.setProperty("--least", least + "rem");
     this.box.setAttribute("aria-colcount", shown.length);
     this.head.replaceChildren(
       ...shown.map((c) => {
@@ -180,16 +182,21 @@ class VirtualTable {
 
 // Search, status and bounds over a table.
 function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
-  let timer;
-  const later = (f) => {
+  let timer,
+    changes = {};
+  const later = (change) => {
+    Object.assign(changes, change);
     clearTimeout(timer);
-    timer = setTimeout(f, 180);
+    timer = setTimeout(() => {
+      table.ask(changes);
+      changes = {};
+    }, 180);
   };
   const search = h("input", {
     type: "search",
     placeholder,
     "aria-label": placeholder,
-    oninput: (e) => later(() => table.ask({ text: e.target.value })),
+    oninput: (e) => later({ text: e.target.value }),
   });
   const where = {};
   const number = (column, side, words) =>
@@ -199,13 +206,12 @@ function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
       placeholder: words,
       "aria-label": `${column.title}, ${words}`,
       "data-bound": `${column.key}-${side}`,
-      oninput: (e) =>
-        later(() => {
-          const ends = where[column.key] || [null, null];
-          ends[side] = e.target.value === "" ? null : Number(e.target.value);
-          where[column.key] = ends;
-          table.ask({ where: Object.fromEntries(Object.entries(where).filter(([, [a, b]]) => a !== null || b !== null)) });
-        }),
+      oninput: (e) => {
+        const ends = [...(where[column.key] || [null, null])];
+        ends[side] = e.target.value === "" ? null : Number(e.target.value);
+        where[column.key] = ends;
+        later({ where: Object.fromEntries(Object.entries(where).filter(([, [low, high]]) => low !== null || high !== null)) });
+      },
     });
   const fields = bounds.map((c) =>
     h("div", { class: "bound" }, h("span", { "data-tip": c.about }, c.title), number(c, 0, "least"), number(c, 1, "most")),

@@ -110,9 +110,8 @@ class Workbench:
         if loaded and not self.saes:
             raise InputError("--concept: its features are those of an SAE; give --sae DIR too")
         options = {"seed": self.seed, "gated": gated, "other_model": self.model is not None}
-        side = self.side if loaded else None
         return [
-            kept_dossier(self.host, c, self.saes, options, lambda c=c: side.concept_dossier(self.host, c, self.saes, **options))
+            kept_dossier(self.host, c, self.saes, options, lambda c=c: self.side.concept_dossier(self.host, c, self.saes, **options))
             for c in loaded
         ]
 
