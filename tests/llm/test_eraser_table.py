@@ -117,6 +117,7 @@ def test_attacks_are_summed_up_and_what_cannot_be_attacked_says_so(table) -> Non
     assert gold["union-ASR"] >= gold["union-ASR, asking"] > 0
 
 
+@pytest.mark.slow
 def test_fits_are_shared_and_nothing_is_run_twice(table, monkeypatch) -> None:
     home, cells = table
     assert len(list((home / "FITS/llm_erasers_smoke").iterdir())) == 2  # PISCES' also for its random features
