@@ -66,7 +66,8 @@ def _edit(
     from ...deactivate.edit import Edit
     from .trials import Fits, Looking, choose
 
-    if (work / "edit").is_dir() and (not (work / "reads.json").is_file() or read_json(work / "reads.json") != read):
+    whole = all((work / name).is_file() for name in ("reads.json", "fit.json"))
+    if (work / "edit").is_dir() and (not whole or read_json(work / "reads.json") != read):
         shutil.rmtree(work / "edit")  # the concept file or an SAE has changed since
     if not (work / "edit").is_dir():
         write_json(work / "reads.json", read)

@@ -29,7 +29,7 @@ axes: {{eraser: [identity, string filter, random features, graddiff, pisces, gol
 common: {{decoys: false}}
 where:
   - {{when: {{concept: synthetic/river}}, use: {{questions: 12}}}}
-  - {{when: {{eraser: graddiff}}, use: {{set: {{steps: 12, lr: 1e-2}}, trials: [{{factor: 0.01}}, {{factor: 1.0}}]}}}}
+  - {{when: {{eraser: graddiff}}, use: {{set: {{steps: 12, lr: 5e-3}}, trials: [{{factor: 0.01}}, {{factor: 1.0}}]}}}}
 """
 
 
@@ -85,10 +85,14 @@ def figures_are_sound(found: dict[str, Any]) -> None:
 
 
 def test_figures_and_the_trial_that_was_best(table) -> None:
-    found = {name: cell["figures"] for name, cell in table[1].items()}
+    home, cells = table
+    found = {name: cell["figures"] for name, cell in cells.items()}
     figures_are_sound(found)
-    assert found["graddiff"]["chosen"] == 1  # a hundredth of the change does nothing
-    assert found["graddiff"]["efficacy"] > 0.05
+    fit = json.loads((home / "out/cells" / cells["graddiff"]["key"] / "work/fit.json").read_text())
+    weak, strong = fit["tried"]
+    assert weak["fall"] < strong["fall"]
+    assert found["graddiff"]["chosen"] == max((0, 1), key=lambda i: fit["tried"][i]["objective"])
+    assert fit["fits"] == 1
 
 
 def test_controls_are_what_they_must_be(table) -> None:
@@ -110,9 +114,10 @@ def test_attacks_are_summed_up_and_what_cannot_be_attacked_says_so(table) -> Non
     assert "union-ASR" not in found["string filter"]
     gold = found["gold"]
     assert set(gold["attacks"]) >= {"paraphrase", "prefix", "in-context", "translation", "quantisation", "relearning"}
-    assert gold["union-ASR"] >= max(gold["attacks"].values()) * 0.99
+    assert gold["union-ASR"] >= gold["union-ASR, asking"] > 0
 
 
+@pytest.mark.slow
 def test_fits_are_shared_and_nothing_is_run_twice(table, monkeypatch) -> None:
     home, cells = table
     assert len(list((home / "FITS/llm_erasers_smoke").iterdir())) == 2  # PISCES' also for its random features
