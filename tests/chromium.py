@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30
+PATIENCE = 60
 """Seconds without a word from the browser."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MISSING = "no Chromium found (Debian: apt-get install chromium; or name one in EFFACE_CHROMIUM)"
@@ -115,7 +115,7 @@ class Tab:
         assert "exceptionDetails" not in got, got["exceptionDetails"].get("exception", got["exceptionDetails"])
         return got["result"].get("value")
 
-    def until(self, condition: str, seconds: float = 6) -> None:
+    def until(self, condition: str, seconds: float = 20) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"(() => {{ try {{ return !!({condition}); }} catch (e) {{ return false; }} }})()"):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from evidence_kit import PLANTED, POINT, documents, word_sae
@@ -37,9 +38,9 @@ PIXEL = bytes.fromhex(
 TEXTS = ["the wizard saw a castle", "the piano is red"]
 
 
-def labels() -> list[dict[str, object]]:
+def labels() -> list[dict[str, Any]]:
     """Feature 7 has a hostile label, 9 has none."""
-    rows: list[dict[str, object]] = [
+    rows: list[dict[str, Any]] = [
         {**dict.fromkeys(LABEL_COLUMNS)} | {"label": PLANTED[i] if i < 16 else f"word {i % 5}, {i}", "status": "labelled"}
         for i in range(D_SAE)
     ]

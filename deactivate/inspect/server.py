@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _allowed(self, own: bool = False) -> bool:
         """Whether the request names this server (no other name that was pointed at it), and comes from its own page where that matters."""
-        port = self.server.server_address[1]
+        port = self.server.server_port
         names = {f"{LOOPBACK}:{port}", f"localhost:{port}"}
         origin = self.headers.get("Origin")
         foreign = origin is not None and origin not in {f"http://{n}" for n in names}
@@ -203,7 +203,7 @@ class PageServer(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """What to open in a browser."""
-        return f"http://{LOOPBACK}:{self.server_address[1]}/"
+        return f"http://{LOOPBACK}:{self.server_port}/"
 
 
 def serve(pages: Pages, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:

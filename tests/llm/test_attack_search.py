@@ -238,5 +238,6 @@ def test_budgets_and_seeds():
     for cls in (GcgConfig, BeastConfig, EmbeddingConfig):
         with pytest.raises(InputError, match="questions"):
             cls(questions=-1)
-        with pytest.raises(InputError, match="preset"):
-            cls(preset="large")
+    for name in ("gcg", "beast", "embedding"):
+        with pytest.raises(InputError, match="preset.*'large'"):
+            attack(name).make({"preset": "large"})

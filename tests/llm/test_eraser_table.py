@@ -84,6 +84,7 @@ def figures_are_sound(found: dict[str, Any]) -> None:
             assert f["peak bytes"] is None or f["peak bytes"] > 10**8
 
 
+@pytest.mark.slow
 def test_figures_and_the_trial_that_was_best(table) -> None:
     home, cells = table
     found = {name: cell["figures"] for name, cell in cells.items()}
@@ -95,6 +96,7 @@ def test_figures_and_the_trial_that_was_best(table) -> None:
     assert fit["fits"] == 1
 
 
+@pytest.mark.slow
 def test_controls_are_what_they_must_be(table) -> None:
     found = {name: cell["figures"] for name, cell in table[1].items()}
     same, gold, filtered = found["identity"], found["gold"], found["string filter"]
@@ -106,6 +108,7 @@ def test_controls_are_what_they_must_be(table) -> None:
     assert found["random features"]["efficacy"] < found["pisces"]["efficacy"]
 
 
+@pytest.mark.slow
 def test_attacks_are_summed_up_and_what_cannot_be_attacked_says_so(table) -> None:
     found = {name: cell["figures"] for name, cell in table[1].items()}
     assert found["identity"]["union-ASR"] is None  # it answers all
@@ -138,6 +141,7 @@ def make_tables() -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_the_page_is_made_of_the_folder(table, tmp_path, monkeypatch) -> None:
     made = make_tables()
     monkeypatch.setattr(made, "PAGE", tmp_path / "page.md")

@@ -257,8 +257,8 @@ def test_apply_and_undo_in_folders(tmp_path: Path, family: str) -> None:
     apply_edits(tmp_path / "base", [tmp_path / "a", b], tmp_path / "both")
     applied = load_pipeline(tmp_path / "both")
     with a.applied(host), b.applied(host):
-        assert torch.equal(draw(applied, DOGS), draw(host, DOGS))
-    assert changed(draw(applied, DOGS), draw(host, DOGS)).all()
+        assert (draw(applied, DOGS).int() - draw(host, DOGS).int()).abs().max() <= 1  # convolutions in another layout
+    assert changed(draw(applied, DOGS), draw(load_pipeline(tmp_path / "base"), DOGS)).all()
     assert set(overlay_of(applied).entries) == {a.digest, b.digest}
     undo_edits(tmp_path / "both", [tmp_path / "a"], tmp_path / "b")
     undo_edits(tmp_path / "b", None, tmp_path / "none")
