@@ -239,5 +239,5 @@ def test_budgets_and_seeds():
         with pytest.raises(InputError, match="questions"):
             cls(questions=-1)
     for name in ("gcg", "beast", "embedding"):
-        with pytest.raises(InputError, match="preset.*'large'"):
+        with pytest.raises(InputError, match=r"preset.*'large'"):
             attack(name).make({"preset": "large"})
