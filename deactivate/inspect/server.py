@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _allowed(self, own: bool = False) -> bool:
         """Whether the request names this server (no other name that was pointed at it), and comes from its own page where that matters."""
-        port = self.server.server_port
+        port = self.connection.getsockname()[1]
         names = {f"{LOOPBACK}:{port}", f"localhost:{port}"}
         origin = self.headers.get("Origin")
         foreign = origin is not None and origin not in {f"http://{n}" for n in names}
