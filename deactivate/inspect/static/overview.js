@@ -108,7 +108,7 @@ function density(found) {
   const bars = found.counts.map((n, i) => ({ low: found.edges[i], high: found.edges[i + 1], n }));
   const spell = (e) => {
     const v = Math.pow(10, e);
-    return v >= 0.01 ? figure(100 * v, 2) + " %" : "1e" + figure(e, 2);
+    return (v >= 0.01 ? figure(100 * v, 2) : String(Number((100 * v).toPrecision(1)))) + " %";
   };
   return section(
     "How often features fire",
