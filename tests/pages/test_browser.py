@@ -132,7 +132,7 @@ def test_before_and_after_are_toggled(tab: Tab) -> None:
     assert tab.run(seen) == [True, False]
     tab.run("document.querySelector('figure [data-value=side0]').click()")
     assert tab.run(seen) == [False, True]
-    assert tab.run("document.querySelectorAll('.chart .bar').length") == 2  # layers 0 and 2
+    tab.until("document.querySelectorAll('.chart .bar').length === 2")  # layers 0 and 2; charts are drawn once their width is known
     assert "efface undo" in tab.run("document.body.innerText")
     assert "asr" not in tab.run("[...document.querySelectorAll('table.figures')][0].textContent")
 
