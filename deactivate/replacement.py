@@ -99,14 +99,11 @@ class ReplacementPart(Part):
             return self.anchor
         pieces, end, before = list[str](), 0, False
         for word, much in zip(words, strongest, strict=True):
-            on = much > 0 and much >= self.share * most
+            gap, on = prompt[end : word.start], much > 0 and much >= self.share * most
             if not (on and before):
-                pieces.append(prompt[end : word.start])
-                pieces.append(self.anchor if on else prompt[word.start : word.end])
-            elif gap := prompt[end : word.start].strip():
+                pieces += [gap, self.anchor if on else prompt[word.start : word.end]]
+            elif gap.strip():  # «dog, dog» is two runs
                 pieces += [gap, self.anchor]
-            elif not on:
-                pieces.append(prompt[end : word.end])
             end, before = word.end, on
         return " ".join("".join([*pieces, prompt[end:]]).split())
 

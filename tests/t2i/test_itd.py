@@ -11,7 +11,7 @@ import efface
 from efface.base.errors import InputError, MatchedNothing, UnknownName
 from efface.deactivate import ChangeGate, Concept, DeactivationPart, Edit, erase
 from efface.deactivate.concepts_gate import ConceptsGate, Group
-from efface.deactivate.replacement import ReplacementPart
+from efface.deactivate.replacement import ReplacementPart, Word
 from efface.sae import SAE
 from efface.t2i.host import ImageHost
 from efface.t2i.methods.itd.config import ItdConfig
@@ -251,6 +251,9 @@ def test_words_with_a_little_of_the_features_stay():
     assert ReplacementPart(layer, "tree", 0.2).substituted(host, prompts) == ["a tree and a tree", "the tree"]
     assert ReplacementPart(layer, "tree", 0.8).substituted(host, prompts) == ["a tree and a cat", "the tree"]
     assert ReplacementPart(layer, "", 0.2).substituted(host, prompts) == ["a and a", "the"]
+    pieces = [Word(0, 3, (1,)), Word(4, 8, (2, 3)), Word(10, 13, (4,))]  # «mutt» is two tokens, of which the second carries it
+    whole = ReplacementPart(layer, "tree", 0.5)._replaced("the mutt, dog", pieces, [0.0, 0.2, 0.1, 5.0, 4.0, 9.0])
+    assert whole == "the tree, tree"
 
 
 def test_where_only_eos_is_active_the_anchor_alone_is_read():
