@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
-from ...base.files import load_tensors, new_folder, save_tensors, sha256_file, write_json
+from ...base.files import load_tensors, new_folder, read_json, save_tensors, sha256_file, write_json
 
 FORMAT = 1
 MANIFEST = "efface-model.json"
+PRIVATE = ("_name_or_path", "name_or_path", "local_files_only")
+"""Where the parts were read from: on another machine it means nothing."""
 
 
 def assemble(
@@ -21,6 +23,8 @@ def assemble(
     with new_folder(out, overwrite=overwrite) as work:
         for name, part in (("vae", vae), ("unet", unet), ("scheduler", scheduler), ("tokenizer", tokenizer), ("text_encoder", text)):
             part.save_pretrained(work / name)
+        for config in work.rglob("*config.json"):
+            write_json(config, {k: v for k, v in read_json(config).items() if k not in PRIVATE})
         _halve(work / "vae" / "diffusion_pytorch_model.safetensors")
         _halve(work / "unet" / "diffusion_pytorch_model.safetensors")
         _halve(work / "text_encoder" / "model.safetensors", prefix="text_model.")

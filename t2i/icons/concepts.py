@@ -104,7 +104,7 @@ def object_concept(name: str, table: Table) -> dict[str, Any]:
         "neighbours": {s: list(_things(s, table, close)) for s in SPLITS},  # the pair first
         "general": {s: [*_things(s, table, [k for k in rest if k not in close]), *_flags(s, table)] for s in SPLITS},
         "synonyms": {"seen": [w for w, _ in seen], "held_out": [w for w, _ in held]},
-        "anchor": thing.anchor,
+        "anchor": table.icons[table.objects[thing.pair].icons[0]].name,
     }
 
 

@@ -36,11 +36,9 @@ class Object:
     icons: tuple[str, ...]
     """Keys of all drawings that show it, itself first: what a model retrained without it must lack."""
     pair: str
-    """The near object that must survive."""
+    """The near object that must survive; also what an eraser may draw instead."""
     near: tuple[str, ...]
     """Names of further icons that are close and must survive."""
-    anchor: str = ""
-    """Name of a further icon, neither evaluated nor close, that an eraser may draw instead; "": nothing."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,6 @@ def _check(table: Table, names: Path | Traversable, flags: Path | Traversable) -
     _once((f.adjective for f in table.flags.values() if f.adjective), f"{flags}: adjective")
     _once((k for o in table.objects.values() for k in o.icons), f"{names}: an icon of two concepts,")
     known = {i.name: i.icon for i in table.icons.values()}
-    evaluated = {k for o in table.objects.values() for k in o.icons}
     for o in table.objects.values():
         where = f"{names}: concept {o.name!r}"
         if missing := [k for k in o.icons if k not in table.icons]:
@@ -140,8 +137,6 @@ def _check(table: Table, names: Path | Traversable, flags: Path | Traversable) -
             raise InputError(f"{where}: pair {o.pair!r} is no concept that has {o.name!r} as its pair")
         if wrong := [n for n in o.near if known.get(n) is None or known[n] in o.icons]:
             raise InputError(f"{where}: near {wrong[0]!r} is no other icon's name")
-        if o.anchor and (known.get(o.anchor) is None or o.anchor in o.near or known[o.anchor] in evaluated):
-            raise InputError(f"{where}: anchor {o.anchor!r} is no icon's name, or one of those that are near or evaluated")
         if not table.icons[o.icons[0]].held_out:
             raise InputError(f"{where}: its first icon has no held_out")
     for f in table.flags.values():

@@ -162,7 +162,6 @@ def _with(**changes):
         (_with(icons=[{"icon": "x", "name": "x", "categry": "x", "ask": []}]), "'categry'.*category"),
         (_with(concepts=[{**NAMES["concepts"][0], "pair": "plum"}, NAMES["concepts"][1]]), "pair 'plum'"),
         (_with(concepts=[{**NAMES["concepts"][0], "near": ["apple"]}, NAMES["concepts"][1]]), "near 'apple'"),
-        (_with(concepts=[{**NAMES["concepts"][0], "anchor": "pear"}, NAMES["concepts"][1]]), "anchor 'pear'"),
         (_with(concepts=[{**NAMES["concepts"][0], "icons": ["aple"]}, NAMES["concepts"][1]]), "'aple' is not in the list"),
         (_with(concepts=[{**NAMES["concepts"][0], "icons": ["bus"], "near": ["apple"]}, NAMES["concepts"][1]]), "no held_out"),
     ],
