@@ -111,7 +111,9 @@ BESIDE = ("UA_rel", "UA_held_out", "IRA_rel", "kept")
 def goals(result: "Result") -> dict[str, float | None]:
     """The edited host's figures, the base's accuracies, and the controls' beside them; None where the prompts do not measure one."""
     rows = {r.kind if r.kind != "control" else r.name: r.metrics for r in result.rows}
-    found = {k: rows["edited"][k].mean if k in rows["edited"] else None for k in (*GOALS, "identical", "identical neighbours")}
+    found = {k: rows["edited"][k].mean if k in rows["edited"] else None for k in GOALS}
+    same = result.extra.get("identical", {}).get(next((r.name for r in result.rows if r.kind == "edited"), ""), {})
+    found |= {"identical": same.get("general"), "identical neighbours": same.get("neighbours")}
     found |= {f"base {k}": rows["base"][k].mean for k in ("UA", "IRA", "CRA") if k in rows["base"]}
     for name, metrics in rows.items():
         if name not in ("base", "edited", "blank output"):

@@ -53,7 +53,7 @@ class Rows:
         self.pictures = Pictures(ground.asks, ground.seeds)
         self.rows: list[Row] = []
         self.extra: dict[str, Any] = {
-            "absent": [], "no harm": {}, "prompts": _counts(ground.asks), "ways": {}, "changed": {}, "drawn": {},
+            "absent": [], "no harm": {}, "prompts": _counts(ground.asks), "ways": {}, "changed": {}, "identical": {}, "drawn": {},
         }  # fmt: skip
         self.domain: m.Domain = "style" if ground.head == "style" else "object"
         images, drawn = base_pictures(host, ground)
@@ -110,12 +110,19 @@ class Rows:
         shared = [k for k in each[0] if all(k in e for e in each)]
         values = {k: t_interval([e[k].mean for e in each], unit="draws") if len(each) > 1 else each[0][k] for k in shared}
         if kind != "base":
-            new = sum(int((images != self.images[torch.from_numpy(at)]).flatten(1).any(1).sum()) for images, at in draws)
-            self.extra["changed"][name] = {"pictures": new, "of": sum(len(at) for _, at in draws)}
+            same = np.concatenate([(images == self.images[torch.from_numpy(at)]).flatten(1).all(1).numpy() for images, at in draws])
+            new = int((~same).sum())
+            self.extra["changed"][name] = {"pictures": new, "of": len(same)}
+            self.extra["identical"][name] = self._by_group(same, np.concatenate([at for _, at in draws]))
             told = f"{new} of {self.extra['changed'][name]['of']} pictures are not the base's"
             note = f"{note}; {told}" if note else told
         self.pictures.by_row[name] = self._whole(*draws[0])
         self.rows.append(Row(name, kind, values, note))
+
+    def _by_group(self, same: Bool[np.ndarray, " n"], at: Int[np.ndarray, " n"]) -> dict[str, float]:
+        """Share of the pictures at these places that are the base's to the bit, by what their prompts are."""
+        groups = np.array([self.ground.asks[i].group for i in at])
+        return {g: float(same[groups == g].mean()) for g in dict.fromkeys(groups.tolist())}
 
     def _whole(self, images: Tensor, at: Int[np.ndarray, " m"]) -> Tensor:
         if len(at) == len(self.images):

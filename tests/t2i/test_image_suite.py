@@ -8,6 +8,7 @@ from icon_kit import PastingEdit, PastingHost, PixelJudge, concept, copies, tabl
 
 from efface.base.errors import InputError, MatchedNothing, UnknownName
 from efface.deactivate.concept import Concept
+from efface.t2i.evaluation.cells import goals
 from efface.t2i.evaluation.judging import Judge, load_judges, verdicts
 from efface.t2i.evaluation.prompts import asks
 from efface.t2i.evaluation.reporting import write_evaluation
@@ -47,6 +48,8 @@ def test_a_clean_edit_beside_its_controls() -> None:
     harm = found.result.extra["no harm"]["forgetting"]
     assert harm["IRA_rel"]["equivalent"]
     assert found.result.columns()["UA (B)"].label == "UA, judge B"
+    assert found.result.extra["identical"]["forgetting"] == {"target": 0, "ways": 0, "neighbours": 1, "general": 1}
+    assert goals(found.result)["identical"] == goals(found.result)["identical neighbours"] == 1
 
 
 def test_harm_to_neighbours_and_to_the_style_is_seen() -> None:
@@ -58,6 +61,7 @@ def test_harm_to_neighbours_and_to_the_style_is_seen() -> None:
     assert found.row("forgetting").metrics["ALIGN"].mean == 0
     assert found.row("forgetting").metrics["CRA_rel"].mean < 1
     idle = run(PastingEdit(("drum",))).result
+    assert 0 < goals(idle)["identical"] < 1
     assert idle.row("forgetting").metrics["UA_rel"].mean == 0
     assert idle.row("forgetting").metrics["kept"].mean < 1
 
