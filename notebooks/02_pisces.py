@@ -31,7 +31,7 @@ print(concept.name, "|", question.q, question.options, "→", question.answer)
 # %% [markdown]
 # ## Dictionaries first
 #
-# PISCES needs SAEs of MLP outputs. [Notebook 1](01_train_an_sae) explains what is trained here.
+# PISCES needs SAEs of MLP outputs. [Notebook 1](01_train_an_sae.ipynb) explains what is trained here.
 
 # %%
 points = ["layers.1.mlp_out"] if SMALL else [f"layers.{n}.mlp_out" for n in (4, 5, 6)]
@@ -123,5 +123,5 @@ for name, one in (("base", restored), ("edited", edited)):
 
 # %% [markdown]
 # **What to take away.** The figure that counts is the edit's fall *beyond* that of random features, at little loss for the neighbours. And it is a claim about
-# asking: fine-tuning on a few thousand tokens can bring much of it back. `efface attack all` measures that, and the [figures](../benchmarks.md) say so for
+# asking: fine-tuning on a few thousand tokens can bring much of it back. `efface attack all` measures that, and the [figures](../docs/benchmarks.md) say so for
 # our own edits.

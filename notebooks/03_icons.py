@@ -112,6 +112,6 @@ print("other pictures that are the base's to the bit:", same)
 
 # %% [markdown]
 # **What to take away.** The gate is what keeps all else untouched, and it only knows the ways of asking that it was shown: `efface eval` draws prompts that ask for
-# a dog in other words, and counts. Before you use this on a model of yours, read what it [fell short of](../icons.md).
+# a dog in other words, and counts. Before you use this on a model of yours, read what it [fell short of](../docs/icons.md).
 #
-# A feature layer is run-time surgery: it has no permanent form. What stays in a checkpoint are weights; see [notebook 2](02_pisces).
+# A feature layer is run-time surgery: it has no permanent form. What stays in a checkpoint are weights; see [notebook 2](02_pisces.ipynb).

@@ -114,4 +114,4 @@ print(f"accuracy {base.accuracy:.2f} → {edited.accuracy:.2f}, margin {base.mar
 # %% [markdown]
 # **What to take away.** Linear erasure is a guarantee about straight lines on fitted data, and it is cheap. It hides *whether a text is about the concept*; what the
 # model knows of it may pass by other ways, as the last line shows. Scrubbing every layer (`at="layers.*.resid_post"`) closes more of them, at a cost:
-# [what was measured](../linear_erasure.md).
+# [what was measured](../docs/linear_erasure.md).

@@ -2,7 +2,7 @@
 # # 5. Bring your own model and your own concept
 #
 # From a checkpoint on disk and a file of your own sentences to an edited checkpoint that anybody can load. No dictionary is needed for this path: the eraser
-# here fine-tunes. [Notebook 2](02_pisces) shows the one with features.
+# here fine-tunes. [Notebook 2](02_pisces.ipynb) shows the one with features.
 #
 # Any Llama, Gemma 2/3, GPT-2, GPT-NeoX, Qwen 2/3 or Mistral checkpoint of transformers will do. `EFFACE_NOTEBOOK_SIZE=small` takes the package's smallest Llama
 # as «your» checkpoint; otherwise it is SmolLM2-135M.
@@ -161,5 +161,5 @@ changed = [n for n, p in plain.named_parameters() if not torch.equal(p, dict(hos
 print(f"{len(changed)} of {len(list(plain.parameters()))} tensors differ from the base, e.g. {changed[0]}")
 
 # %% [markdown]
-# **What to take away.** Two files go in (a checkpoint, a concept) and one comes out. The same as commands, step by step: [your own model](../own.md). How a concept
-# file is written well: [concept files](../concepts.md).
+# **What to take away.** Two files go in (a checkpoint, a concept) and one comes out. The same as commands, step by step: [your own model](../docs/own.md). How a concept
+# file is written well: [concept files](../docs/concepts.md).
