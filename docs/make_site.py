@@ -72,9 +72,11 @@ def default_of(field: dataclasses.Field[Any]) -> str:
         return "unset"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if value in ("", ()):
+        return "empty"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value}`" if value != "" else "empty"
+    return f"`{value}`"
 
 
 def settings_table(config: type[Any]) -> str:
@@ -93,13 +95,11 @@ def card_of(method: Method) -> Path:
 
 
 def card_text(method: Method) -> str:
-    """The card without its heading, one level lower."""
-    text = card_of(method).read_text(encoding="utf-8")
-    body, inside = [], False
-    for line in text.splitlines():
-        inside ^= line.startswith("```")
-        body.append(f"#{line}" if line.startswith("#") and not inside else line)
-    return "\n".join(body[1:])
+    """The card without its heading."""
+    heading, _, body = card_of(method).read_text(encoding="utf-8").partition("\n")
+    if not heading.startswith("# "):
+        raise SystemExit(f"{card_of(method)}: the first line must be its heading")
+    return body
 
 
 def command_of(method: Method) -> str:
