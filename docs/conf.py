@@ -34,7 +34,10 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
-suppress_warnings = ["ref.python"]  # a name that two packages export has two pages
+suppress_warnings = [
+    "ref.python",  # a name that two packages export has two pages
+    "misc.highlighting_failure",  # sketches of signatures are no Python to the letter
+]
 
 html_theme = "furo"
 html_title = f"efface {release}"

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from make_api import PACKAGES, exported
+from make_api import PACKAGES, defined, exported
 
 from efface.base.config import field_docs
 from efface.deactivate.registry import Method, methods
@@ -181,18 +181,26 @@ def first_line(module: str) -> str:
 
 
 def reference_page(module: str) -> str:
-    """Directives for each public name of a package."""
+    """Directives for each public name of a package; what an earlier page has already is shown again, and indexed there."""
     folder = ROOT / ("src/efface" if module == "efface" else module.removeprefix("efface.").replace(".", "/"))
     parts = [module, "=" * len(module), "", plain(first_line(module)), ""]
     for name in sorted(n for n in exported(folder) if not n.startswith("__")):
         found = getattr(import_module(module), name)
+        again = ["   :no-index:"] if any(found is other for other in shown_before(module)) else []
         if inspect.isclass(found):
-            parts += [f".. autoclass:: {module}.{name}", "   :members:", ""]
-        elif callable(found):
-            parts += [f".. autofunction:: {module}.{name}", ""]
-        else:
-            parts += [f".. autodata:: {module}.{name}", "   :no-value:", ""]
+            parts += [f".. autoclass:: {module}.{name}", "   :members:", *again, ""]
+        elif inspect.isroutine(found):
+            parts += [f".. autofunction:: {module}.{name}", *again, ""]
+        else:  # an alias of a type, whose own docstring is that of the type
+            said = defined(folder, name, (folder.parent,)) or (name, "")
+            parts += [f".. py:data:: {module}.{name}", "", f"   {plain(said[1])}", ""]
     return "\n".join(parts)
+
+
+def shown_before(module: str) -> list[object]:
+    """The objects of the pages before a package's."""
+    earlier = modules()[: modules().index(module)]
+    return [getattr(import_module(m), n) for m in earlier for n in import_module(m).__all__ if not n.startswith("__")]
 
 
 SPANS = re.compile(r"(`+)(.+?)\1", re.DOTALL)
