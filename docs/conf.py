@@ -20,7 +20,7 @@ import make_site  # noqa: E402
 from efface import __version__  # noqa: E402
 
 project, author, release = "efface", "the efface authors", __version__
-project_copyright = "Apache-2.0"
+project_copyright = "the efface authors, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache" if os.environ.get("EFFACE_DOCS_EXECUTE") == "1" else "off"
