@@ -57,7 +57,7 @@ print(f"{len(texts):,} texts, {host.resolve(point).d} numbers a vector at {point
 # The row «untrained» is the same dictionary before training. It is the control: a figure without one says little.
 
 # %%
-config = SAEConfig("topk", d_in=host.resolve(point).d, d_sae=512 if SMALL else 4608, k=16 if SMALL else 32)
+config = SAEConfig("topk", d_in=host.resolve(point).d, d_sae=256 if SMALL else 4608, k=16 if SMALL else 32)
 schedule = TrainConfig(steps=40 if SMALL else 500, batch=batch, lr=3e-3 if SMALL else 1e-3, warmup=10 if SMALL else 50)
 sae = train(config, source, schedule, out=OUT / "sae", held_out=held_out)
 
@@ -76,7 +76,7 @@ for name, row in rows.items():
 
 # %%
 evidence = EvidenceConfig(background=200) if SMALL else EvidenceConfig()
-make_stores(host, texts[:: len(texts) // (300 if SMALL else 1500)], {OUT / "features": sae}, evidence)
+make_stores(host, texts[:: len(texts) // (200 if SMALL else 1500)], {OUT / "features": sae}, evidence)
 store = FeatureStore.open(OUT / "features")
 
 

@@ -43,12 +43,7 @@ else:
 config = SAEConfig("topk", d_in=host.d_model, d_sae=512 if SMALL else 4608, k=16 if SMALL else 32)
 schedule = TrainConfig(steps=40 if SMALL else 500, batch=batch, lr=3e-3 if SMALL else 1e-3, warmup=10 if SMALL else 50)
 source = HostSource(host, texts, points, batch=batch, buffer=4 * batch)
-if len(points) == 1:
-    from efface.sae import train
-
-    saes = [train(config, source, schedule, out=OUT / "saes" / points[0])]
-else:
-    saes = list(train_many({p: config for p in points}, source, schedule, out=OUT / "saes").values())
+saes = list(train_many({p: config for p in points}, source, schedule, out=OUT / "saes").values())
 
 # %% [markdown]
 # ## Fit

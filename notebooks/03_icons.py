@@ -83,7 +83,7 @@ sheet({"base": before, "edited": after}, prompts)
 # %% [markdown]
 # ## Judge
 #
-# Eyes are easily pleased. Two classifiers of different make, trained on other drawings' damage than each other, say what they see. The control is a layer of equal
+# Eyes are easily pleased. Two classifiers of different architecture and with training data of different seeds say what they see. The control is a layer of equal
 # size that turns down features drawn by lot, *without* a gate, so that it has every chance to do harm.
 
 # %%
