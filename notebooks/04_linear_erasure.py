@@ -73,10 +73,10 @@ for name, change in changes.items():
     probe = fit_linear(change(x), y, LinearConfig(l2=1e-3))
     fitted[name], linear[name] = score(probe, change(x), y, y).accuracy, score(probe, change(x_test), y_test, y).accuracy
     bent[name] = score(fit_mlp(change(x), y, MlpConfig()), change(x_test), y_test, y).accuracy
-majority = score(probe, x_test, y_test, y).majority
+majority = {"fitted": score(probe, x, y, y).majority, "held out": score(probe, x_test, y_test, y).majority}
 for name in changes:
     print(f"{name:>22}: linear probe, fitted {fitted[name]:.3f}, held out {linear[name]:.3f}; perceptron, held out {bent[name]:.3f}")
-print(f"{'majority':>22}: {majority:.3f}")
+print(f"{'majority':>22}:               {majority['fitted']:.3f},          {majority['held out']:.3f}")
 
 # %% [markdown]
 # Seen from the side: the difference of the class means is gone, everything at right angles to what was removed stays where it was.

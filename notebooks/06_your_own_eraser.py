@@ -31,7 +31,7 @@ OUT = Path(tempfile.mkdtemp(prefix="efface-06-"))
 
 # %%
 (OUT / "my_eraser.py").write_text('''
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -72,7 +72,7 @@ def fit(host, concepts, preserve, config, saes=()):
         W, rows = (weight.detach().float().T if transposed else weight.detach().float()), torch.eye(len(ratio))[chosen]
         deltas[name] = LowRank(rows.T.contiguous(), -W[:, chosen].T.contiguous()) if transposed else LowRank(-W[:, chosen].contiguous(), rows)
         evidence[point] = chosen.tolist()
-    return Edit([WeightsPart(deltas)], "my-pruning", config, list(concepts), evidence=evidence)
+    return Edit([WeightsPart(deltas)], "my-pruning", asdict(config), list(concepts), evidence=evidence)
 ''')
 sys.path.insert(0, str(OUT))
 
@@ -132,6 +132,7 @@ common:
   model: {"synthetic" if SMALL else "smollm2"}
   split: validation
   budget: 2
+  draws: 0
   texts: {6 if SMALL else 24}
   max_tokens: {24 if SMALL else 64}
   questions: {16 if SMALL else 64}

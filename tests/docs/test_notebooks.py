@@ -122,8 +122,8 @@ def test_02_the_edit_takes_more_than_its_controls_and_is_undone(ran: Any) -> Non
 def test_04_no_line_tells_what_leace_was_fitted_on(ran: Any) -> None:
     names = ran("04")
     before, after, lot = (names["fitted"][n] for n in ("as they are", "LEACE", "one direction by lot"))
-    assert after <= 0.55 < 0.8 < lot
-    assert before > 0.8
+    assert after == pytest.approx(names["majority"]["fitted"], abs=0.01)
+    assert min(before, lot) > names["majority"]["fitted"] + 0.15
     assert names["gap"]["LEACE"] < 1e-3 * names["gap"]["as they are"] < names["gap"]["one direction by lot"]
     assert names["linear"]["LEACE"] < names["linear"]["one direction by lot"]
     assert names["edited"].margin != names["base"].margin
@@ -132,7 +132,7 @@ def test_04_no_line_tells_what_leace_was_fitted_on(ran: Any) -> None:
 def test_05_an_own_file_and_folder_give_a_plain_checkpoint(ran: Any) -> None:
     names = ran("05")
     margins = names["margins"]
-    assert margins["base"] - margins["npo"] > 3 * abs(margins["base"] - margins["random directions"])
+    assert margins["base"] - margins["npo"] > 2 * abs(margins["base"] - margins["random directions"])
     assert names["changed"]
     assert (names["OUT"] / "edited" / "config.json").is_file()
     assert max(s.excess for s in names["probes"].values()) > 0.2
