@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-quick test test-slow test-triton lint types install peers chromium clean
+.PHONY: demo demo-quick test test-slow test-triton lint types docs notebooks install peers chromium clean
 
 demo: $(VENV)/.installed
 	$(BIN)/efface demo
@@ -35,6 +35,19 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The site, in build/docs: notebooks are run at their small size and shown with what they draw (kept in build/docs-cache until they change).
+docs: $(VENV)/.docs
+	EFFACE_NOTEBOOK_SIZE=small EFFACE_DOCS_EXECUTE=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) --editable '.[dev,docs]'
+	touch $@
+
+# notebooks/*.ipynb anew from the scripts beside them, without outputs.
+notebooks: $(VENV)/.installed
+	$(BIN)/python docs/make_notebooks.py
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -56,4 +69,4 @@ chromium:
 	|| echo "no Chromium, and it cannot be installed here: the tests of pages in a browser will be skipped"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info docs/notebooks docs/erasers docs/reference

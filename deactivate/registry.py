@@ -1,8 +1,14 @@
-"""The table of erasers: lazy strings only, so that listing methods loads none of them."""
+"""The table of erasers: lazy strings only, so that listing methods loads none of them.
 
+Erasers of other packages come in by `register`, called by hand or by a module that their package names as an entry point (`PLUGINS`).
+"""
+
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from ..base.errors import InputError, UnknownName
@@ -10,6 +16,9 @@ from ..base.errors import InputError, UnknownName
 DOMAINS = ("llm", "t2i", "any")
 PARTS = ("weights", "adapter", "hook", "projection", "tokens", "module")
 NEEDS = ("sae", "gradients", "images", "questions", "neighbours", "tokens")
+PLUGINS = "efface.erasers"
+"""Group of entry points whose modules call `register` as they are imported; they should load no more than that needs."""
+log = logging.getLogger("efface")
 _TABLE: dict[str, "Method"] = {}
 
 
@@ -88,7 +97,8 @@ def register(
 
 
 def methods(domain: str | None = None) -> list[Method]:
-    """All rows by name, or those that work in a domain."""
+    """All rows by name, or those that work in a domain; those of installed packages are among them."""
+    _discover()
     rows = [_TABLE[n] for n in sorted(_TABLE)]
     return [m for m in rows if domain is None or m.domain in (domain, "any")]
 
@@ -99,9 +109,21 @@ def method(name: str) -> Method:
     Raises:
         UnknownName: Names the nearest.
     """
+    _discover()
     if name not in _TABLE:
         raise UnknownName("method", name, _TABLE, "`efface methods` lists them")
     return _TABLE[name]
+
+
+@cache
+def _discover() -> None:
+    """Imports the modules that installed packages name as entry points, once; one that cannot be imported is reported and left out."""
+    for point in entry_points(group=PLUGINS):
+        try:
+            point.load()
+        except Exception as e:  # another package's fault must not stop the commands that do without it
+            source = point.dist.name if point.dist else point.value
+            log.warning("erasers of %s are left out: %s cannot be loaded (%s: %s)", source, point.value, type(e).__name__, e)
 
 
 def _load(where: str) -> Any:

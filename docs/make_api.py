@@ -4,14 +4,14 @@ python docs/make_api.py
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "src/efface", "sae", "sae/sources", "sae/sparse", "sae/evidence", "deactivate", "deactivate/training", "deactivate/evaluation", "deactivate/inspect",
-    "probes", "llm", "llm/evaluation", "llm/tuning", "llm/attacks", "llm/synthetic", "llm/methods/pisces", "llm/methods/elm",
+    "probes", "t2i", "t2i/evaluation", "llm", "llm/evaluation", "llm/tuning", "llm/attacks", "llm/synthetic", "llm/methods/pisces", "llm/methods/elm",
     "llm/methods/rmu", "llm/methods/crisp", "llm/methods/npo", "llm/methods/graddiff",
 )  # fmt: skip
 HEAD = """# Public names
@@ -31,7 +31,9 @@ def exported(package: Path) -> list[str]:
 
 @cache
 def parsed(package: Path) -> list[list[ast.stmt]]:
-    """The statements of every module of a package, but for the methods'."""
+    """The statements of every module of a package, but for the methods'; of a module its own."""
+    if package.is_file():
+        return [ast.parse(package.read_text(encoding="utf-8")).body]
     files = [p for p in sorted(package.rglob("*.py")) if p.relative_to(package).parts[0] not in ("methods", "tests")]
     return [ast.parse(p.read_text(encoding="utf-8")).body for p in files]
 
@@ -49,6 +51,22 @@ def definitions(package: Path, name: str) -> Iterator[tuple[str, str]]:
                 yield name, text.split("\n")[0]
 
 
+def home(package: Path, name: str) -> Path | None:
+    """The module that a package's `__init__` says that it takes `name` from."""
+    for node in ast.walk(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level and node.module and name in [a.name for a in node.names]:
+            place = package.joinpath(*[".."] * (node.level - 1), *node.module.split("."))
+            return home(place, name) if place.is_dir() else place.with_suffix(".py")
+    return None
+
+
+def defined(package: Path, name: str, elsewhere: Iterable[Path]) -> tuple[str, str] | None:
+    """(signature, first line) of a name of a package: of the module that it is taken from, else of the first that defines it."""
+    module = home(package, name)
+    own = definitions(module, name) if module else iter(())
+    return next((d for d in (*own, *(d for place in elsewhere for d in definitions(place, name))) if d[1]), None)
+
+
 def page() -> str:
     """The page as it should be."""
     parts = [HEAD]
@@ -58,7 +76,7 @@ def page() -> str:
         lines = []
         for name in sorted(n for n in exported(package) if not n.startswith("__")):
             searched = (package, *(ROOT / f for f in ("deactivate", "llm") if folder == "src/efface"), package.parent)
-            found = next((d for place in searched for d in definitions(place, name) if d[1]), None)
+            found = defined(package, name, searched)
             if found is None:
                 raise SystemExit(f"{module}.{name} has no docstring, or is not defined where it is exported from")
             lines.append(f"* `{found[0]}`: {found[1]}")

@@ -7,20 +7,25 @@ from .. import __version__ as _version
 
 if TYPE_CHECKING:
     from .aliases import list_models
+    from .feature_stores import make_stores
+    from .features import FeatureConfig, find_features
     from .hooks import Fired, HookSite
     from .host import Host, TokenRoles
     from .models import load_model
 
-__all__ = ["Fired", "HookSite", "Host", "TokenRoles", "list_models", "load_model"]
+__all__ = ["FeatureConfig", "Fired", "HookSite", "Host", "TokenRoles", "find_features", "list_models", "load_model", "make_stores"]
 __version__ = _version
 
 _HOMES = {
+    "FeatureConfig": "features",
     "Fired": "hooks",
     "HookSite": "hooks",
     "Host": "host",
     "TokenRoles": "host",
+    "find_features": "features",
     "list_models": "aliases",
     "load_model": "models",
+    "make_stores": "feature_stores",
 }
 
 

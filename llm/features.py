@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Scans = dict[tuple[str, str], dict[str, Scan]]
 """(pool, split) -> hook point -> scan."""
 SPLITS = ("train", "validation", "test")
-__all__ = ["FeatureConfig", "FeatureEvidence", "FeatureReport", "auroc", "features"]
+__all__ = ["FeatureConfig", "FeatureEvidence", "FeatureReport", "auroc", "features", "find_features"]
 
 
 def auroc(positive: Float[Tensor, "p r"], negative: Float[Tensor, "q r"]) -> Float[Tensor, " r"]:
@@ -81,6 +81,10 @@ def features(
         )
     ranked = sorted(found, key=lambda e: (-e.score, -(e.delta_phi or 0), e.hook_point, e.id))
     return with_set(FeatureReport(concept.name, host.name, tuple(ranked), tuple(split)), scans, min(n_set, len(ranked)), config)
+
+
+find_features = features
+"""Candidates by vocabulary projection and by activation contrast on `train`, ranked on `validation` (`features`, as the package exports it)."""
 
 
 def concept_tokens(host: "Host", concept: "Concept") -> tuple[dict[str, int], list[str]]:

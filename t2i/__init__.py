@@ -6,14 +6,24 @@ from typing import TYPE_CHECKING
 from .. import __version__ as _version
 
 if TYPE_CHECKING:
+    from .aliases import packaged_saes
+    from .features import FeatureConfig, find_features
     from .host import ImageHost
     from .models import load_pipeline
     from .states import Batch, States
 
-__all__ = ["Batch", "ImageHost", "States", "load_pipeline"]
+__all__ = ["Batch", "FeatureConfig", "ImageHost", "States", "find_features", "load_pipeline", "packaged_saes"]
 __version__ = _version
 
-_HOMES = {"Batch": "states", "ImageHost": "host", "States": "states", "load_pipeline": "models"}
+_HOMES = {
+    "Batch": "states",
+    "FeatureConfig": "features",
+    "ImageHost": "host",
+    "States": "states",
+    "find_features": "features",
+    "load_pipeline": "models",
+    "packaged_saes": "aliases",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .host import ImageHost
     from .text import TextReader
 
-__all__ = ["FeatureConfig", "FeatureReport", "PromptEvidence", "features"]
+__all__ = ["FeatureConfig", "FeatureReport", "PromptEvidence", "features", "find_features"]
 POOLS = ("target", "neighbours", "general")
 SHOWN = 5
 """Prompts that stand for a feature, of all that were read."""
@@ -102,6 +102,10 @@ def features(
     ranked = [labelled.get((e.hook_point, e.id), e) for e in ranked]
     report = FeatureReport(concept.name, host.name, tuple(ranked), ())
     return with_set(report, scans, min(n_set, len(ranked)), config)
+
+
+find_features = features
+"""Candidates by activation contrast on `train`, ranked by AUROC on `validation` (`features`, as the package exports it)."""
 
 
 def _candidates(point: str, sae: "SAE", scans: Scans, config: FeatureConfig) -> list[PromptEvidence]:

@@ -1,6 +1,8 @@
 """The registry is lazy, complete and unlike in its names; `erase` checks before it fits."""
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +112,37 @@ def test_erase_binds_seeds_and_checks() -> None:
             bad()
     with pytest.raises(MatchedNothing):
         erase("toy", host, [])
+
+
+def test_erasers_of_installed_packages_are_found_and_a_broken_one_is_left_out(tmp_path: Path) -> None:
+    for name, module in (("mine", "mine_rows"), ("broken", "broken_rows")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{registry.PLUGINS}]\n{name} = {module}\n")
+    (tmp_path / "broken_rows.py").write_text("import a_module_that_is_not_there\n")
+    (tmp_path / "mine_rows.py").write_text(
+        f"from efface.deactivate import register\nregister(**{ {**ROW, 'name': 'mine', 'config': 'mine_config:C'} })\n"
+    )
+    (tmp_path / "mine_config.py").write_text(
+        'from dataclasses import dataclass\n@dataclass(frozen=True)\nclass C:\n    size: int = 3\n    """How large."""\n'
+    )
+    code = """
+import sys
+from efface.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules
+"""
+    path = {"PYTHONPATH": f"{tmp_path}:{Path(registry.__file__).parents[2]}"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, *words], env={**os.environ, **path}, capture_output=True, text=True, timeout=60)
+
+    listed, shown, none = run("methods", "--json"), run("erase", "mine", "--help"), run("erase", "broken", "--help")
+    assert {"mine", "pisces"} <= {m["name"] for m in json.loads(listed.stdout)["methods"]}
+    assert "erasers of broken are left out" in listed.stderr
+    assert "a_module_that_is_not_there" in listed.stderr
+    assert "How large." in shown.stdout
+    assert none.returncode == 2

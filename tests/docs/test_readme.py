@@ -58,10 +58,12 @@ def unknown_words(line: str) -> list[str]:
     return unknown + [w for w in words if w.startswith("-") and w not in options]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own.md", "docs/synthetic.md", "docs/attacks.md", "docs/icons.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/own.md", "docs/synthetic.md", "docs/attacks.md", "docs/icons.md", "docs/gpu.md", "docs/start.md"]
+)
 def test_every_option_of_a_command_on_a_page_exists(page: str) -> None:
     text = (README.parent / page).read_text(encoding="utf-8")
-    lines = [part.strip() for line in re.findall(r"^efface .*$", text, re.MULTILINE) for part in line.split(" ; ")]
+    lines = [part.strip() for line in re.findall(r"^(?:\$ )?(efface .*)$", text, re.MULTILINE) for part in line.split(" ; ")]
     assert lines
     assert not {line: bad for line in lines if (bad := unknown_words(line))}
     assert unknown_words("efface apply edit --modle M --out x") == ["--modle"]  # the control
