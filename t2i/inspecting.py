@@ -1,19 +1,17 @@
 """The image side of `efface inspect`: a concept's dossier, and pictures drawn with and without a feature."""
 
 import base64
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
 from ..base.files import cache_dir, digest, write_bytes
 from ..deactivate.edit import Edit
-from ..deactivate.inspect.dossiers import dossier
 from ..deactivate.layer import DeactivationPart, sae_digest, sae_hook_point
-from ..llm.inspecting import EXAMPLES
-from ..llm.pools import general_texts, pool_texts
+from ..llm import inspecting as _texts
 from .feature_stores import spelled as spell
-from .features import FeatureConfig, features
+from .features import features
 from .gating import concept_gate, judge_gate
 from .pools import with_general
 
@@ -28,27 +26,13 @@ PROMPTS = 3
 """Prompts drawn a feature."""
 
 
-def concept_dossier(
-    host: "ImageHost", concept: "Concept", saes: "Sequence[SAE]", *, seed: int = 0, gated: bool = True, other_model: bool = False
-) -> dict[str, Any]:
-    """Ranked features with their evidence in prompts, and the gate fitted on them; see `llm.inspecting.concept_dossier`."""
-    report = features(host, concept, saes, FeatureConfig(seed=seed), other_model=other_model)
-
-    def gate() -> Any:
-        made = concept_gate(host, concept, saes, seed=seed, other_model=other_model)
-        return made, judge_gate(host, made, concept, seed=seed)
-
-    return dossier(concept, report.to_dict(), gate if gated else None)
+concept_dossier = partial(_texts.concept_dossier, find=features, fit=concept_gate, judge=judge_gate)
+"""`llm.inspecting.concept_dossier` by the features and gates of pipelines."""
 
 
 def example_prompts(concept: "Concept", seed: int = 0) -> list[str]:
     """A few prompts of `validation`: of the concept, of its neighbours, and general ones."""
-    read = with_general(concept)
-    return [
-        *pool_texts(read, "target", "validation", EXAMPLES["target"], seed),
-        *pool_texts(read, "neighbours", "validation", EXAMPLES["neighbours"], seed),
-        *general_texts(read, "validation", EXAMPLES["general"], seed),
-    ]
+    return _texts.example_prompts(with_general(concept), seed)
 
 
 class FeaturePictures:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FEATURES = 300
 """Ranked features kept, the first ones."""
-FORMAT = 1
+FORMAT = 2
 
 
 def dossier(concept: "Concept", report: Mapping[str, Any], gate: Callable[[], Any] | None = None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def dossier(concept: "Concept", report: Mapping[str, Any], gate: Callable[[], An
     Args:
         concept: What it is of.
         report: `FeatureReport.to_dict()`.
-        gate: Makes (gate, what it does on `test`); None: there is none. Where no feature is good enough for one, the dossier says so.
+        gate: Makes (gate, what it does on `test` or None where that was not asked for); None: there is none. Where no feature is good enough for one, the dossier says so.
     """
     kept = list(report["features"])[:FEATURES]
     values: dict[str, Any] = {

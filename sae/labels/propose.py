@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evidence.held import Context
-from .words import EvidenceWords, Word, WordIndex, stem, words_of
+from .words import EvidenceWords, Word, WordIndex, active, stem
 
 CANDIDATES = 12
 """Words a source that are weighed against each other."""
@@ -59,16 +59,17 @@ def propose(words: EvidenceWords, feature: int, promoted: Sequence[str] = (), *,
     contexts = [c for _, c in words.evidence.quantiles(feature)]
     if len(contexts) < least:
         return None
-    found = [words_of(words.spelled(c.tokens), c.activations, cut=c.position > c.peak) for c in contexts]
+    found = [active(words.spans(c.tokens, c.position > c.peak), c.activations) for c in contexts]
     index = words.index["evidence"]
     candidates = _candidates(contexts, found, index, promoted)
-    covers = np.array([[any(w.stem == s for w in ws) for ws in found] for s in candidates]).reshape(len(candidates), len(found))
-    quiet = words.silence["evidence"].of(feature)
-    false = np.array([index.present(s)[quiet].numpy() for s in candidates]).reshape(len(candidates), int(quiet.sum()))
+    stands = [{w.stem for w in ws} for ws in found]
+    covers = np.array([[s in here for here in stands] for s in candidates], dtype=bool).reshape(len(candidates), len(found))
+    quiet = words.silence["evidence"].of(feature).numpy()
+    false = np.array([index.present(s)[quiet] for s in candidates], dtype=bool).reshape(len(candidates), int(quiet.sum()))
     chosen = [list(candidates)[i] for i in cover(covers, false, most)]
     if not chosen:
         return None
-    surface = Counter((w.stem, w.text) for ws in found for w in ws)
+    surface = Counter((w.stem, w.text) for ws in found for w in ws if w.stem in chosen)
     spelled = (max((t for s, t in surface if s == c), key=lambda t, c=c: surface[c, t]) for c in chosen)
     text = ", ".join(t if t[0].isalnum() else f"«{t}»" for t in spelled)
     source = "+".join(s for s in SOURCES if any(candidates[c] == s for c in chosen))

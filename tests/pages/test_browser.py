@@ -166,7 +166,7 @@ def test_prompts_of_a_file(tab: Tab) -> None:
 
 def test_a_hundred_thousand_rows(browser: Browser, made, tmp_path: Path) -> None:
     data = made[0].head()
-    rows = [[i, f"label {i}", "labelled", 0.001, 1.5, 1.0, i, i, i / 1e5, 0.4, 0.6, 0.5] for i in range(100_000)]
+    rows = [[i, f"label {i}", "labelled", 0.001, 1.5, 1.0, i, i, i / 1e5, 0.4, 0.6, 0.5, 0.5] for i in range(100_000)]
     data["saes"][0] |= {"rows": rows, "details": {}, "map": None}
     write_text(tmp_path / "many.html", render_page({**data, "words": []}))
     tab = browser.open((tmp_path / "many.html").as_uri())

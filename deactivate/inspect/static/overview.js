@@ -14,6 +14,12 @@ const COLUMNS = {
     small: "5.6rem",
     about: "AUROC of the label on held-out test contexts: firing against silent",
   },
+  fuzzing: {
+    title: "Fuzzing",
+    width: "5.6rem",
+    wide: true,
+    about: "AUROC of the label on marked tokens of held-out test contexts: rightly against wrongly marked",
+  },
   density: { title: "Density", width: "5.6rem", wide: true, about: "Share of tokens on which it fires" },
   max: { title: "Max", width: "4.8rem", wide: true, about: "Largest activation" },
   mean: { title: "Mean", width: "4.8rem", wide: true, about: "Mean activation where it fires" },
@@ -29,7 +35,7 @@ const COLUMNS = {
   },
   status: { title: "Status", width: "7.6rem", wide: true, text: true, unsorted: true },
 };
-const ORDER = ["id", "label", "auroc", "density", "max", "mean", "fired", "windows", "auroc_low", "auroc_high", "validation", "status"];
+const ORDER = ["id", "label", "auroc", "fuzzing", "density", "max", "mean", "fired", "windows", "auroc_low", "auroc_high", "validation", "status"];
 const STATUSES = ["labelled", "at chance", "too few contexts", "no word", "silent"];
 
 page(/^(?:sae\/(\d+))?$/, (n) => overview(Number(n || 0)));
@@ -53,6 +59,7 @@ function overview(sae) {
         },
       ),
     DATA.notes.map((n) => note(n)),
+    evidence && trust(evidence.labels),
     evidence
       ? h("div", {}, table(sae, about), h("div", { class: "columns" }, density(evidence.density), mapOf(sae, about)))
       : section(
@@ -100,6 +107,30 @@ function table(sae, about) {
       bounds: columns.filter((c) => !c.text && c.key !== "id"),
     }),
     all.node,
+  );
+}
+
+// What the labels are worth: their median scores beside those of the same labels dealt to other features.
+function trust(labels) {
+  const own = labels.labelled;
+  if (!own || own.median === undefined || own.median === null) return null;
+  const beside = (name) => {
+    const other = labels[name];
+    return other && other.median !== null && other.median !== undefined ? ` (shuffled labels: ${figure(other.median)})` : "";
+  };
+  const of = Object.values(labels.status || {}).reduce((a, b) => a + b, 0);
+  return h(
+    "p",
+    { class: "trust" },
+    h("strong", {}, figure(own.n)),
+    of ? ` of ${figure(of)} features have a label that detects them better than chance. ` : " labels. ",
+    "Median AUROC on held-out contexts: detection ",
+    h("strong", {}, figure(own.median)),
+    beside("labelled, shuffled"),
+    labels.fuzzing && labels.fuzzing.median !== null && labels.fuzzing.median !== undefined
+      ? [", fuzzing ", h("strong", {}, figure(labels.fuzzing.median)), beside("fuzzing, shuffled")]
+      : null,
+    ".",
   );
 }
 
