@@ -1,9 +1,9 @@
 """Words of a stretch of tokens, and in which stretches of the background each word stands."""
 
 import math
-import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from ..evidence.reading import Evidence
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?|[^\w\s]|_")
 KEPT = 32_768
 """Stretches whose words are remembered: features share most of their contexts, held-out ones above all."""
+SILENT = 200
+"""Silent contexts that fuzzing reads, an even draw as all of them are."""
 Scores = tuple[Float64[np.ndarray, " p"], Float64[np.ndarray, " q"]]
 """Of firing contexts, of silent ones."""
 
@@ -74,12 +76,38 @@ def words_of(pieces: Sequence[str], activations: Sequence[float] | None = None, 
         activations: A value a token; None: zeros.
         cut: The stretch may begin inside a word: a first piece without a leading space is then left out.
     """
-    return active(spans_of(pieces, cut=cut), activations or [0.0] * len(pieces))
+    values = activations or [0.0] * len(pieces)
+    return [Word(text, word, max(values[first : last + 1])) for text, word, first, last in spans_of(pieces, cut=cut)]
 
 
-def active(spans: Iterable[Span], values: Sequence[float]) -> list[Word]:
-    """Words with the largest of their tokens' `values`."""
-    return [Word(text, word, max(values[first : last + 1])) for text, word, first, last in spans]
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The words of a context or tile."""
+
+    spans: tuple[Span, ...]
+    stems: frozenset[str]
+    owners: tuple[tuple[str, ...], ...]
+    """A token -> the stems that it helps to spell."""
+
+    @classmethod
+    def of(cls, pieces: Sequence[str], cut: bool) -> "Stretch":
+        """The words that token strings spell; `cut` as of `words_of`."""
+        spans = spans_of(pieces, cut=cut)
+        owners: list[tuple[str, ...]] = [()] * len(pieces)
+        for _, word, first, last in spans:
+            for i in range(first, last + 1):
+                owners[i] += (word,)
+        return cls(spans, frozenset(s.stem for s in spans), tuple(owners))
+
+    def active(self, activations: Sequence[float]) -> dict[str, float]:
+        """Stem -> its largest activation, of stems with one above 0."""
+        found: dict[str, float] = {}
+        for i, a in enumerate(activations):
+            if a > 0:
+                for s in self.owners[i]:
+                    if a > found.get(s, 0.0):
+                        found[s] = a
+        return found
 
 
 class WordIndex:
@@ -121,22 +149,22 @@ class EvidenceWords:
 
     def __init__(self, evidence: Evidence, pieces: Sequence[str]) -> None:
         self.evidence, self.pieces = evidence, pieces
-        self.spans = lru_cache(KEPT)(self._spans)
+        self.stretch = lru_cache(KEPT)(self._stretch)
         self.tiles = {part: evidence.background[part].tiles() for part in PARTS}
-        self.index = {p: WordIndex([{s.stem for s in self.spans(t.tokens, t.position > 0)} for t in ts]) for p, ts in self.tiles.items()}
+        self.index = {p: WordIndex([self.stretch(t.tokens, t.position > 0).stems for t in ts]) for p, ts in self.tiles.items()}
         self.silence = {p: Silence(ts) for p, ts in self.tiles.items()}
 
     def spelled(self, tokens: Sequence[int]) -> list[str]:
         """The string of each token."""
         return [self.pieces[t] for t in tokens]
 
-    def _spans(self, tokens: tuple[int, ...], cut: bool) -> tuple[Span, ...]:
-        return spans_of(self.spelled(tokens), cut=cut)
+    def _stretch(self, tokens: tuple[int, ...], cut: bool) -> Stretch:
+        return Stretch.of(self.spelled(tokens), cut)
 
-    def positives(self, part: str, feature: int) -> list[set[str]]:
+    def positives(self, part: str, feature: int) -> list[frozenset[str]]:
         """Stems of each held-out context of `part` in which the feature fires."""
         contexts = self.evidence.held[part].contexts(feature)
-        return [{s.stem for s in self.spans(c.tokens, c.position > c.peak)} for c in contexts]
+        return [self.stretch(c.tokens, c.position > c.peak).stems for c in contexts]
 
     def scores(self, part: str, feature: int, label: Sequence[str]) -> Scores:
         """What a label predicts for held-out contexts: the sum of the rarity of those of its stems that stand there.
@@ -155,7 +183,7 @@ class EvidenceWords:
         """What a label predicts of marked tokens: as `scores`, of the marked words alone.
 
         In a firing context the tokens are marked on which the feature is active; in a silent one as many as in a firing
-        context drawn at random, anywhere. A word is marked where one of its tokens is.
+        context drawn at random, anywhere. A word is marked where one of its tokens is. At most `SILENT` silent ones are read.
 
         Source: Automatically interpreting millions of features in large language models (Paulo et al., 2024), fuzzing.
         Here a sum over the label's words judges in place of a language model.
@@ -163,19 +191,23 @@ class EvidenceWords:
         weight = {s: self.index["evidence"].rarity(s) for s in label}
         positive, counts = [], []
         for c in self.evidence.held[part].contexts(feature):
-            marks = {i for i, a in enumerate(c.activations) if a > 0}
-            counts.append(len(marks))
-            positive.append(_marked(self.spans(c.tokens, c.position > c.peak), marks, weight))
-        quiet, rng = self.silence[part].of(feature).numpy(), random.Random(f"{seed}/{part}/{feature}")
-        total = np.zeros(len(self.tiles[part]))
-        for i in sorted({i for s in weight for i in self.index[part].where(s) if quiet[i]}) if counts else ():
+            positive.append(_weight(self.stretch(c.tokens, c.position > c.peak).active(c.activations), weight))
+            counts.append(sum(a > 0 for a in c.activations))
+        quiet = self.silence[part].of(feature).numpy().nonzero()[0][:SILENT]
+        total = np.zeros(len(quiet))
+        if not counts:
+            return np.asarray(positive, dtype=np.float64), total
+        rng = np.random.default_rng([seed, feature])
+        sizes, ranks = rng.choice(counts, len(quiet)), rng.random((len(quiet), self.evidence.config.span))
+        for row, i in enumerate(quiet.tolist()):
             tile = self.tiles[part][i]
-            marks = set(rng.sample(range(len(tile.tokens)), min(rng.choice(counts), len(tile.tokens))))
-            total[i] = _marked(self.spans(tile.tokens, tile.position > 0), marks, weight)
-        return np.asarray(positive, dtype=np.float64), total[quiet]
+            here = self.stretch(tile.tokens, tile.position > 0)
+            if not here.stems.isdisjoint(weight):
+                marks = ranks[row, : len(tile.tokens)].argsort()[: sizes[row]].tolist()
+                total[row] = _weight({s for m in marks for s in here.owners[m]}, weight)
+        return np.asarray(positive, dtype=np.float64), total
 
 
-def _marked(spans: Iterable[Span], marks: set[int], weight: Mapping[str, float]) -> float:
-    """Sum of the weights of the stems that a marked token spells, each once."""
-    found = {w.stem for w in spans if w.stem in weight and not marks.isdisjoint(range(w.first, w.last + 1))}
-    return sum((weight[s] for s in found), 0.0)
+def _weight(found: Iterable[str], weight: Mapping[str, float]) -> float:
+    """Sum of the weights of stems, each once."""
+    return sum((weight[s] for s in found if s in weight), 0.0)

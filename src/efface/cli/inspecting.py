@@ -10,7 +10,7 @@ from ..base.errors import InputError
 from . import options as o
 from .workbench import Workbench, check_results, found_below, load_results
 
-DOCUMENTS, LINES = 500, 2000
+DOCUMENTS, LINES = 300, 2000
 """Documents that evidence is collected from where none is there: of texts, of prompts, which are shorter."""
 PICTURED = 12
 ManyConcepts = Annotated[list[str], typer.Option("--concept", "-c", help="A concept whose features are ranked; may be repeated.")]
