@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["FeaturePictures", "concept_dossier", "example_prompts", "spell"]
 PROMPTS = 3
 """Prompts drawn a feature."""
+SIDE = 192
+"""Pixels a side on a page, at most."""
 
 
 concept_dossier = partial(_texts.concept_dossier, find=features, fit=concept_gate, judge=judge_gate)
@@ -38,7 +40,7 @@ def example_prompts(concept: "Concept", seed: int = 0) -> list[str]:
 class FeaturePictures:
     """Pictures of the prompts that fire a feature most, drawn with it and without it, under the same seeds.
 
-    Without: a deactivation layer that sets the feature to 0 wherever it fires, for conditional prompts alone. Each picture is drawn once and
+    They are as small as a page needs them (`sheets.png`). Without: a deactivation layer that sets the feature to 0 wherever it fires, for conditional prompts alone. Each picture is drawn once and
     kept in the cache, by host, sampling, SAE, feature, prompt and seed.
 
     Args:
@@ -76,12 +78,12 @@ class FeaturePictures:
             after = self.host.generate(prompts, seeds=seeds)
         for images, side in ((before, 0), (after, 1)):
             for image, pair in zip(images, places, strict=True):
-                write_bytes(pair[side], png(image))
+                write_bytes(pair[side], png(image, SIDE))
 
     def _places(self, sae: "SAE", feature: int, prompt: str, seed: int) -> tuple[Path, Path]:
         if not 0 <= feature < sae.cfg.d_sae:
             raise InputError(f"feature {feature}: this SAE has 0 to {sae.cfg.d_sae - 1}")
-        drawn = [self.host.digest, dict(self.host.sampling), prompt, seed]
+        drawn = [self.host.digest, dict(self.host.sampling), prompt, seed, SIDE]
         with_it, without = digest(drawn)[:32], digest([*drawn, sae_digest(sae), feature])[:32]
         folder = cache_dir() / "inspect" / "pictures"
         return folder / f"{with_it}.png", folder / f"{without}.png"

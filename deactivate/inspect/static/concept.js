@@ -44,6 +44,11 @@ page(/^concept\/(\d+)(?:\/(\d+))?$/, (a, b) => {
 const shareOf = (v) => (v === null || v === undefined ? "–" : percent(v));
 
 function scores(c) {
+  if (c.report.of_edit)
+    return section(
+      "Where these features come from",
+      note(`They are those that the edit ${c.report.of_edit} uses, in its order, with what was measured of them when it was made.`),
+    );
   const set = c.report.set_auroc || {};
   const splits = ["train", "validation", "test"].filter((s) => set[s]);
   return section(
@@ -102,13 +107,13 @@ function scores(c) {
 }
 
 const RANKED = [
-  { key: "rank", title: "Rank", width: "4rem", small: "3rem", about: "By AUROC on validation" },
-  { key: "id", title: "Feature", width: "5rem", small: "4.4rem" },
+  { key: "rank", title: "Rank", width: "4rem", small: "2.9rem", about: "By AUROC on validation" },
+  { key: "id", title: "Feature", width: "5rem", small: "3.9rem" },
   {
     key: "words",
     title: "What it is",
     width: "minmax(9rem, 3fr)",
-    small: "minmax(6rem, 1fr)",
+    small: "minmax(4rem, 1fr)",
     text: true,
     about: "Its label, or the tokens that it promotes, or a prompt that fires it",
   },
@@ -119,7 +124,7 @@ const RANKED = [
     wide: true,
     about: "AUROC of its largest activation in a text: concept against everything else",
   },
-  { key: "validation", title: "Validation", width: "6rem", about: "The same on validation, by which features are ranked" },
+  { key: "validation", title: "Validation", width: "6rem", small: "5rem", about: "The same on validation, by which features are ranked" },
   { key: "test", title: "Test", width: "4.6rem", wide: true, about: "The same on test, which chose nothing" },
   { key: "rho", title: "Ratio", width: "5rem", wide: true, about: "Activation a token on the concept over that on control texts" },
   { key: "delta", title: "Surplus", width: "5.4rem", wide: true, about: "Firings on the concept minus those on as many control tokens" },

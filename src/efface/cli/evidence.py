@@ -12,6 +12,8 @@ from . import options as o
 if TYPE_CHECKING:
     from ..sae import SAE
 
+LISTED = 5000
+"""Documents that are read into memory at once, so that the time left is known."""
 FOLDER = "features"
 """Name of the store inside an SAE's folder."""
 
@@ -40,8 +42,10 @@ def texts_of(corpus: str, documents: int | None, model: str) -> "Iterable[str]":
     from ..t2i.aliases import embedded_prompts, is_pipeline
 
     if corpus == "embedded" and is_pipeline(model):
-        return islice(embedded_prompts(model), documents)
-    return read_corpus(corpus, limit=documents)
+        found: Iterable[str] = islice(embedded_prompts(model), documents)
+    else:
+        found = read_corpus(corpus, limit=documents)
+    return list(found) if documents is not None and documents <= LISTED else found
 
 
 def collect_all(
