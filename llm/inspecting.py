@@ -10,7 +10,7 @@ from ..base.files import cache_dir
 from ..deactivate.evaluation.cards import count_look
 from ..deactivate.inspect.dossiers import dossier
 from .evidence import FeatureReport
-from .features import SPLITS, FeatureConfig, features
+from .features import CHOOSING, SPLITS, FeatureConfig, features
 from .gating import concept_gate, judge_gate
 from .pools import general_texts, pool_texts
 from .vocabulary import token_strings
@@ -39,7 +39,7 @@ def splits_to(split: str) -> tuple[str, ...]:
     """
     if split not in ("validation", "test"):
         raise UnknownName("split", split, ("validation", "test"))
-    return SPLITS if split == "test" else SPLITS[:2]
+    return SPLITS if split == "test" else CHOOSING
 
 
 def concept_dossier(

@@ -23,7 +23,7 @@ from efface.deactivate.inspect.stores import StoreView
 from efface.deactivate.layer import DeactivationPart
 from efface.deactivate.parts import LowRank, WeightsPart
 from efface.llm.evidence import FeatureConfig
-from efface.llm.features import features
+from efface.llm.features import SPLITS, features
 from efface.llm.inspecting import spell
 from efface.llm.vocabulary import extreme_tokens, token_strings
 from efface.sae.evidence import EvidenceConfig, FeatureStore, collect, write_store
@@ -55,7 +55,7 @@ def dossier_of(host, sae, concept) -> dict:
     """A concept's dossier by the real ranking and a gate of the first feature, calibrated."""
     from efface.deactivate.inspect.dossiers import dossier
 
-    report = features(host, concept, [sae], FeatureConfig(texts=None, min_rho=1.2)).to_dict()
+    report = features(host, concept, [sae], FeatureConfig(texts=None, min_rho=1.2), splits=SPLITS).to_dict()
     gate = Gate([GateSource(sae, (0, 1))])
     made = gate.calibrated(host, concept.target["validation"], concept.general["validation"], concept.neighbours["validation"], fpr=0.1)
     return dossier(

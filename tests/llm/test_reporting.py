@@ -15,7 +15,7 @@ from efface.deactivate.evaluation.report import PAGES
 from efface.llm.demo import QUICK, write_pages
 from efface.llm.evaluation.suite import SuiteConfig, evaluate
 from efface.llm.evidence import FeatureEvidence
-from efface.llm.features import FeatureConfig, features
+from efface.llm.features import SPLITS, FeatureConfig, features
 from efface.llm.methods.pisces import PiscesConfig
 from efface.llm.methods.pisces.fit import fit
 from efface.llm.reporting import SHOWN, used_features, write_evaluation
@@ -50,7 +50,7 @@ def test_a_given_feature_is_printed_with_what_is_known_of_it(host, given):
     assert [line.split()[1:7] for line in lines] == [["0", "positive", "-", "-", "-", "-"], ["3", "negative", "-", "-", "-", "-"]]
     assert [f.scores for f in used_features(given.evidence)] == [{}, {}]
     # The control: a feature that was searched for has its figures in both places.
-    measured = features(host, magic(), [planted_sae(host)], FeatureConfig(min_rho=1.0)).features[0]
+    measured = features(host, magic(), [planted_sae(host)], FeatureConfig(min_rho=1.0), splits=SPLITS).features[0]
     assert "-" not in listing([measured]).splitlines()[2].split()[3:7]
     plan = {"features": [json.loads(json.dumps(vars(measured)))]}
     assert {"rho", "fired", "AUROC (test)"} <= set(used_features({"concepts": [plan]})[0].scores)

@@ -12,8 +12,8 @@ from t2i.test_itd import POINT, WORDS, word_sae
 from efface.base.errors import InputError
 from efface.deactivate.inspect.prompts import PromptReader
 from efface.sae.evidence import EvidenceConfig, FeatureStore
-from efface.t2i.feature_stores import make_stores, spelled
 from efface.t2i.evaluation.sheets import png
+from efface.t2i.feature_stores import make_stores, spelled
 from efface.t2i.inspecting import SIDE, FeaturePictures
 
 PROMPTS = [
