@@ -85,7 +85,7 @@ def test_of_many_features_the_first_are_shown_and_the_report_says_so(cache, host
 
 
 def test_a_demonstration_ends_with_pages_that_its_report_links(cache, host, given, tmp_path):
-    concept, saes = magic(), [planted_sae(host)]
+    concept, saes, given = magic(), [planted_sae(host)], given.bound(host)
     result = evaluate(host, [given], concept, config=SuiteConfig(texts=2, continuations=0, draws=0), saes=saes)
     for s in saes:
         s.save(tmp_path / "saes" / s.card["hook_point"])
