@@ -35,6 +35,9 @@ def test_the_story_with_a_packaged_sae(tmp_path: Path, cache: Path, monkeypatch:
     patch_judges(monkeypatch, judges(host, ("test",), demo._suite(config)))
     monkeypatch.setattr("efface.t2i.models.load_pipeline", lambda model: host)
     monkeypatch.setattr(demo, "packaged_saes", lambda alias: [tmp_path / "planted"])
+    monkeypatch.setattr(
+        demo, "prompts", lambda: [f"{a} {t}" for a in ARTICLES.values() for t in (*THINGS, "puppy")]
+    )  # its encoder reads 12 tokens
     said: list[str] = []
     page, told = demo.image_story(tmp_path / "story", config, said.append)
     assert page is not None

@@ -155,7 +155,7 @@ def _figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _shown(value: "str | float | Mapping[str, float]") -> str:
+def _shown(value: "str | int | float | Mapping[str, float]") -> str:
     """A line of a gate's judgement: a rate or an AUROC with its interval, or what it is."""
     if isinstance(value, Mapping):
         scale, unit = (100, " %") if "rate" in value else (1, "")
