@@ -82,7 +82,7 @@ class StoreView:
         return {
             "total": self.store.d_sae,
             "corpus": flat(manifest.get("corpus") or {}),
-            "labels": {k: _sum(v) for k, v in labels.items() if isinstance(v, Mapping)},
+            "labels": {k: found for k, v in labels.items() if isinstance(v, Mapping) and (found := _sum(v))},
             "density": self._density(),
         }
 

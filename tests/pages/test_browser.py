@@ -62,6 +62,9 @@ def picked(tab: Tab, words: str, value: str) -> None:
 
 def test_search_sort_and_filter(tab: Tab) -> None:
     tab.until(f"{COUNT} === {D_SAE}")
+    told = tab.run("document.querySelector('.trust').textContent")
+    assert told.startswith("149 of 150 features")
+    assert "detection 0.800 (shuffled labels: 0.510), fuzzing 0.770 (shuffled labels: 0.520)" in told
     assert tab.run(FIRST) == "149"  # best detection first
     tab.run("document.querySelector('[data-sort=id]').click()")
     tab.until(f"{FIRST} === '149'")

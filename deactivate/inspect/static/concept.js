@@ -107,7 +107,7 @@ function scores(c) {
 }
 
 const RANKED = [
-  { key: "rank", title: "Rank", width: "4rem", small: "2.9rem", about: "By AUROC on validation" },
+  { key: "rank", title: "Rank", width: "4rem", small: "3.4rem", about: "By AUROC on validation" },
   { key: "id", title: "Feature", width: "5rem", small: "3.9rem" },
   {
     key: "words",
