@@ -24,6 +24,7 @@ import torch
 from pyarrow import parquet
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import chromium
 from chromium import Browser
 
 from efface.base.files import sha256_file, write_json
@@ -36,6 +37,8 @@ from efface.sae.evidence import EvidenceConfig, FeatureStore
 from efface.sae.evidence import schema as s
 
 WORDS = 30_000
+PATIENCE = 300
+"""Seconds that a step may take."""
 COUNT = "parseInt(document.querySelector('.count').textContent.replace(/,/g, ''))"
 
 
@@ -117,7 +120,7 @@ def make_store(folder: Path, n: int) -> None:
 def until_drawn(browser: Browser, address: str) -> float:
     start = time.perf_counter()
     tab = browser.open(address)
-    tab.until(f"{COUNT} > 0")
+    tab.until(f"{COUNT} > 0", PATIENCE)
     return time.perf_counter() - start
 
 
@@ -131,7 +134,7 @@ def steps(tab, n: int) -> dict[str, float]:
     ):  # fmt: skip
         start = time.perf_counter()
         tab.run(act)
-        tab.until(done)
+        tab.until(done, PATIENCE)
         found[name] = round(time.perf_counter() - start, 3)
     return found
 
@@ -152,6 +155,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    chromium.PATIENCE = PATIENCE
     n = args.features
     with tempfile.TemporaryDirectory() as work, Browser() as browser:
         os.environ["EFFACE_CACHE"] = work

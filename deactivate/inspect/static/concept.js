@@ -112,7 +112,7 @@ const RANKED = [
   {
     key: "words",
     title: "What it is",
-    width: "minmax(9rem, 3fr)",
+    width: "minmax(8rem, 3fr)",
     small: "minmax(4rem, 1fr)",
     text: true,
     about: "Its label, or the tokens that it promotes, or a prompt that fires it",
@@ -126,11 +126,11 @@ const RANKED = [
   },
   { key: "validation", title: "Validation", width: "6rem", small: "5rem", about: "The same on validation, by which features are ranked" },
   { key: "test", title: "Test", width: "4.6rem", wide: true, about: "The same on test, which chose nothing" },
-  { key: "rho", title: "Ratio", width: "5rem", wide: true, about: "Activation a token on the concept over that on control texts" },
-  { key: "delta", title: "Surplus", width: "5.4rem", wide: true, about: "Firings on the concept minus those on as many control tokens" },
-  { key: "fired", title: "Fired", width: "5rem", wide: true, about: "Tokens of the concept's train texts on which it fires" },
-  { key: "source", title: "Found by", width: "6.4rem", wide: true, text: true, about: "Vocabulary, contrast of activations, or both" },
-  { key: "hook_point", title: "Hook point", width: "minmax(7rem, 1fr)", wide: true, text: true },
+  { key: "rho", title: "Ratio", width: "5rem", wide: true, far: true, about: "Activation a token on the concept over that on control texts" },
+  { key: "delta", title: "Surplus", width: "5.4rem", wide: true, far: true, about: "Firings on the concept minus those on as many control tokens" },
+  { key: "fired", title: "Fired", width: "5rem", wide: true, far: true, about: "Tokens of the concept's train texts on which it fires" },
+  { key: "source", title: "Found by", width: "6.4rem", wide: true, far: true, text: true, about: "Vocabulary, contrast of activations, or both" },
+  { key: "hook_point", title: "Hook point", width: "minmax(9rem, 1fr)", wide: true, text: true },
 ];
 
 function ranked(c, of) {
