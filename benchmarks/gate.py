@@ -20,9 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from efface.base.errors import MatchedNothing
-from efface.base.files import write_json
+from efface.base.files import cache_dir, write_json
 from efface.deactivate.concept import Concept, packaged_concepts
 from efface.deactivate.evaluation.auroc import auroc
+from efface.deactivate.evaluation.cards import count_look
 from efface.llm.gating import concept_gate, judge_gate
 from efface.llm.host import Host
 from efface.llm.models import load_model
@@ -112,6 +113,7 @@ def main() -> None:
             found[name] = {"error": str(e)}
             print(name, e, flush=True)
             continue
+        count_look(cache_dir() / "looks", concept.digest, "test")
         found[name] = {"features": {s.hook_point: len(s.features) for s in gate.sources}, **judge_gate(host, gate, concept)}
         print(name, json.dumps(found[name]), flush=True)
         if options.json:

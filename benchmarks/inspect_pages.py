@@ -1,12 +1,14 @@
-"""How quickly pages of a large SAE open under `efface serve`, and how large a file of 500 features is.
+"""How quickly pages of a large SAE open under `efface serve`, and how large a file of 500 features is, with and without pictures.
 
-python benchmarks/inspect_pages.py [--features 65536] [--out FILE.json]
+python benchmarks/inspect_pages.py [--features 65536] [--picture FILE.png] [--out FILE.json]
 
 The store is made up: every row of the table is drawn at random, and one block of 64 features with contexts of the default sizes is written again and
-again, so that what is read at a time is as large as it really is. Times are of a headless Chromium on the same machine.
+again, so that what is read at a time is as large as it really is. Each of the 500 features has six pictures (three prompts, with and without), all the
+bytes of `--picture` (unset: left out). Times are of a headless Chromium on the same machine.
 """
 
 import argparse
+import base64
 import json
 import os
 import random
@@ -22,6 +24,7 @@ import torch
 from pyarrow import parquet
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import chromium
 from chromium import Browser
 
 from efface.base.files import sha256_file, write_json
@@ -34,6 +37,8 @@ from efface.sae.evidence import EvidenceConfig, FeatureStore
 from efface.sae.evidence import schema as s
 
 WORDS = 30_000
+PATIENCE = 300
+"""Seconds that a step may take."""
 COUNT = "parseInt(document.querySelector('.count').textContent.replace(/,/g, ''))"
 
 
@@ -93,9 +98,8 @@ def make_store(folder: Path, n: int) -> None:
             None,
             "words",
             0.7,
-            rng.random(),
-            0.4,
-            0.9,
+            *(rng.random(), 0.4, 0.9),
+            *(rng.random(), 0.4, 0.9),
         )
         for i in range(n)
     )
@@ -116,7 +120,7 @@ def make_store(folder: Path, n: int) -> None:
 def until_drawn(browser: Browser, address: str) -> float:
     start = time.perf_counter()
     tab = browser.open(address)
-    tab.until(f"{COUNT} > 0")
+    tab.until(f"{COUNT} > 0", PATIENCE)
     return time.perf_counter() - start
 
 
@@ -130,16 +134,28 @@ def steps(tab, n: int) -> dict[str, float]:
     ):  # fmt: skip
         start = time.perf_counter()
         tab.run(act)
-        tab.until(done)
+        tab.until(done, PATIENCE)
         found[name] = round(time.perf_counter() - start, 3)
     return found
+
+
+def with_pictures(work: Path, view: StoreView, picture: Path | None) -> dict[str, float]:
+    """Size of the same file with six pictures a feature."""
+    if picture is None:
+        return {}
+    address = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    shown = [{"prompt": f"prompt {i}", "seed": i, "with": address, "without": address} for i in range(3)]
+    path = write_page(work / "pictures.html", Site("made up", [view], pictures=lambda *_: shown), features=500, pictured=500)
+    return {"bytes a picture": picture.stat().st_size, "file of 500 features with pictures (MB)": round(path.stat().st_size / 1e6, 2)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=int, default=65536)
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    chromium.PATIENCE = PATIENCE
     n = args.features
     with tempfile.TemporaryDirectory() as work, Browser() as browser:
         os.environ["EFFACE_CACHE"] = work
@@ -156,10 +172,12 @@ def main() -> None:
         after = steps(browser.open(server.address), n)
         server.shutdown()
         path = write_page(Path(work) / "page.html", site, features=500)
+        drawn = with_pictures(Path(work), view, args.picture)
         found = {
             "features": n, "machine": f"{os.cpu_count()} CPU cores", "torch": torch.__version__, "store opened (s)": round(opened, 3),
             "first page (s)": round(first, 3), "page again (s), 5 times": [round(t, 3) for t in again], **{f"{k} (s)": v for k, v in after.items()},
-            "file of 500 features (MB)": round(path.stat().st_size / 1e6, 2), "file opens (s)": round(until_drawn(browser, path.as_uri()), 3),
+            "file of 500 features (MB)": round(path.stat().st_size / 1e6, 2), "file opens (s)": round(until_drawn(browser, path.as_uri()), 3), **drawn,
+            "load (1, 5, 15 min)": [round(v, 2) for v in os.getloadavg()],
         }  # fmt: skip
     text = json.dumps(found, indent=2)
     sys.stdout.write(text + "\n")

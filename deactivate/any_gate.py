@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from .. import __version__
 from ..base.errors import ArtefactError, InputError, NumericsError
 from ..base.files import digest, inside, new_folder, read_json, reading, sha256_file, write_json
+from ..base.running import progress
 from .calibration import Calibration, Rate, fires
 from .routing import unedited
 
@@ -111,10 +113,11 @@ def read_alone(host: "Host", rows: Rows, batch: int, read: Callable[[Rows], Tens
         NumericsError: Figures that are not finite.
     """
     order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), torch.zeros_like(like)
+    groups = [
+        g[i : i + batch] for _, same in groupby(order, key=lambda i: len(rows[i])) for g in [list(same)] for i in range(0, len(g), batch)
+    ]
     with unedited(host):
-        while order:
-            group = [i for i in order[:batch] if len(rows[i]) == len(rows[order[0]])]
-            order = order[len(group) :]
+        for group in progress(groups, desc="reading prompts", unit="batch", inner=True, enabled=len(groups) > 8):
             out[group] = read([rows[i] for i in group])
     if not torch.isfinite(out).all():
         raise NumericsError("gate: activations are not finite")

@@ -16,6 +16,7 @@ from ..base.files import write_json
 
 if TYPE_CHECKING:
     from ..deactivate.concept import Concept
+    from ..deactivate.edit import Edit
     from ..deactivate.evaluation import ReportData
     from ..sae import SAE
     from .host import Host
@@ -61,6 +62,8 @@ class DemoConfig:
     """Questions, a pool, whose margins the effects are read of."""
     continuations: int = 8
     """Texts that the base writes on, scored before and after."""
+    documents: int = 80
+    """Documents that show on the pages what features fire on."""
     scales: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.2)
     """Factors on the changes found that are tried on validation."""
     seed: int = 0
@@ -69,7 +72,7 @@ class DemoConfig:
 
 QUICK = DemoConfig(
     layers=(4, 6), tokens=16_000, steps=200, batch=512, d_sae=2304, read=30, draws=1, texts=12,
-    features=40, rounds=1, questions=20, scales=(1.0, 2.0), continuations=4,
+    features=40, rounds=1, questions=20, scales=(1.0, 2.0), continuations=4, documents=40,
 )  # fmt: skip
 """What continuous integration runs: the same job, smaller."""
 
@@ -93,6 +96,7 @@ def run_demo(
     """
     from ..deactivate.concept import Concept
     from ..deactivate.erasing import erase
+    from ..deactivate.evaluation.report import PAGES
     from .evaluation.suite import SuiteConfig, evaluate
     from .models import load_model
     from .reporting import used_features, write_evaluation
@@ -130,12 +134,33 @@ def run_demo(
     seconds = time.perf_counter() - started
     note = f"SAEs trained here on {config.tokens:,} vectors a layer in {config.steps} steps; the whole job took {seconds:.0f} s."
     report = write_evaluation(
-        out / "evaluation", host, concept, [edit], result, notes=(note,), also=also,
+        out / "evaluation", host, concept, [edit], result, notes=(note,), also=also, pages=PAGES,
         undo=f"efface apply {out / 'edit'} --model {config.model} --out EDITED ; efface undo --model EDITED --out BASE",
     )  # fmt: skip
+    step(f"pages of the features, the edit and its figures, from {config.documents} documents")
+    pages = write_pages(out, host, concept, edit, list(saes.values()), config)
+    seconds = time.perf_counter() - started
     write_json(out / "demo.json", {"seconds": seconds, "config": json.loads(json.dumps(config.__dict__))})
-    step(f"report: {report}")
+    step(f"report: {report}, pages: {pages}")
     return report
+
+
+def write_pages(out: Path, host: "Host", concept: "Concept", edit: "Edit", saes: "Sequence[SAE]", config: DemoConfig) -> Path:
+    """The pages that `efface inspect` would write, beside the report; what features fire on is read from a few documents."""
+    from ..deactivate.evaluation.report import PAGES
+    from ..deactivate.inspect.story import write_story
+    from ..sae.evidence.config import EvidenceConfig
+    from .corpus.choose import documents
+    from .feature_stores import make_stores
+    from .inspecting import example_prompts, spell
+
+    sizes = EvidenceConfig(top=8, reservoir=10, held=8, background=400, seed=config.seed)
+    folders = {out / "saes" / str(s.card["hook_point"]): s for s in saes}
+    return write_story(
+        out / "evaluation" / PAGES, host, concept, (edit, out / "edit"), folders,
+        lambda missing: make_stores(host, documents(concept, config.seed)[: config.documents], missing, sizes),
+        result=out / "evaluation", prompts=example_prompts(concept, config.seed), spell=spell,
+    )  # fmt: skip
 
 
 def layers_of(layers: Sequence[int], n_layers: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ..sae.evidence.config import EvidenceConfig
 from ..sae.evidence.reading import collect
 from ..sae.evidence.write import Lens, write_store
 from ..sae.labels.propose import Proposal, propose
-from ..sae.labels.words import EvidenceWords
+from ..sae.labels.words import EvidenceWords, stems
 from .features import lens_directions
 from .scanning import check_saes
 from .vocabulary import extreme_tokens, token_strings
@@ -35,6 +35,7 @@ def make_stores(
     config: EvidenceConfig | None = None,
     *,
     other_model: bool = False,
+    given: Mapping[int, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Reads `texts` once and writes a feature store for each SAE.
 
@@ -44,6 +45,8 @@ def make_stores(
         saes: Where each store goes -> the SAE; different hook points.
         config: Sizes, and who writes labels.
         other_model: Accept SAEs trained on another model.
+        given: Feature -> a label of one's own (`sae.labels.files.read_labels`), scored like any other; features that it does not name
+            get labels from words. For a single SAE.
 
     Returns:
         Hook point -> where its store lies, and the report on its labels.
@@ -58,7 +61,7 @@ def make_stores(
             raise InputError(f"--out {out} exists already; choose another name or remove it")
     places = check_saes(host, list(saes.values()), other_model=other_model)
     pieces = token_strings(host.tokenizer, torch.arange(host.unembedding().shape[1]))
-    return fill_stores(host, texts, dict(zip(saes, places.items(), strict=True)), config, pieces, lens_tokens)
+    return fill_stores(host, texts, dict(zip(saes, places.items(), strict=True)), config, pieces, lens_tokens, given)
 
 
 def fill_stores(
@@ -68,6 +71,7 @@ def fill_stores(
     config: EvidenceConfig,
     pieces: Sequence[str],
     lens_of: Callable[[Any, "SAE", int], Lens | None],
+    given: Mapping[int, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """`make_stores` of SAEs that were checked: where each goes -> (hook point, SAE).
 
@@ -78,14 +82,20 @@ def fill_stores(
         config: Sizes.
         pieces: The string of every token id.
         lens_of: (host, SAE, k) -> promoted and suppressed tokens, or None.
+        given: As of `make_stores`.
+
+    Raises:
+        InputError: Labels are given, and several SAEs.
     """
+    if given and len(places) != 1:
+        raise InputError(f"labels from a file belong to one SAE, and {len(places)} are given; collect them one by one")
     reading = collect(host, texts, dict(places.values()), config)
     reports = {}
     for out, (point, sae) in places.items():
         evidence = reading.evidence[point]
         lens = lens_of(host, sae, config.tokens)
         words = EvidenceWords(evidence, pieces)
-        rows, report = label_features(host, words, lens, config)
+        rows, report = label_features(host, words, lens, config, given or {})
         about = {"host": {"name": host.name, "digest": host.digest}, "sae_digest": sae_digest(sae), "labels": report}
         write_store(out, sae, reading, evidence, rows, pieces, lens, about)
         reports[point] = {"out": str(out), "documents": reading.documents, "tokens": reading.tokens.tolist(), "labels": report}
@@ -112,28 +122,35 @@ def lens_tokens(host: "Host", sae: "SAE", k: int) -> Lens | None:
 
 
 def label_features(
-    host: "Host", words: EvidenceWords, lens: Lens | None, config: EvidenceConfig
+    host: "Host", words: EvidenceWords, lens: Lens | None, config: EvidenceConfig, given: Mapping[int, str]
 ) -> tuple[list[dict[str, str | float | None]], dict[str, Any]]:
     """A label for every feature of an SAE, as rows of its store, and the report on all of them."""
     d_sae = words.evidence.d_sae
     proposals: list[list[Proposal]] = []
+    own = {f: Proposal(text, "file", tuple(stems(text))) for f, text in given.items()}
     for f in progress(range(d_sae), desc="labels", unit="feature"):
-        promoted = _promoted(words, lens, f)
-        found = propose(words, f, promoted, most=config.words, least=config.least)
+        found = own.get(f) or propose(words, f, _promoted(words, lens, f), most=config.words, least=config.least)
         proposals.append([found] if found else [])
-    written = write_labels(host, words, _chosen(words, config)) if config.labels == "host" else {}
+    written = write_labels(host, words, [f for f in _chosen(words, config) if f not in own]) if config.labels == "host" else {}
     for f, proposal in written.items():
         proposals[f].append(proposal)
-    labels = [judged(words, f, p, config.least) for f, p in enumerate(proposals)]
+    scored = progress(enumerate(proposals), total=d_sae, desc="scores of labels", unit="feature")
+    labels = [judged(words, f, p, config.least) for f, p in scored]
     report = label_report(words, labels, config.least, config.seed)
     if written:
-        alone = [judged(words, f, [written[f]] if f in written else [], config.least) for f in range(d_sae)]
-        own = label_report(words, alone, config.least, config.seed)
         report["written by the host"] = {
-            **{k: v for k, v in own.items() if k != "status"},
+            **_report_of(words, written, config),
             **likelihood_report(host, words, written, config.least, config.seed),
         }
+    if own:
+        report["from the file"] = _report_of(words, own, config)
     return [label.columns() for label in labels], report
+
+
+def _report_of(words: EvidenceWords, proposals: Mapping[int, Proposal], config: EvidenceConfig) -> dict[str, Any]:
+    """What some proposals alone are worth."""
+    alone = [judged(words, f, [proposals[f]] if f in proposals else [], config.least) for f in range(words.evidence.d_sae)]
+    return {k: v for k, v in label_report(words, alone, config.least, config.seed).items() if k != "status"}
 
 
 def _promoted(words: EvidenceWords, lens: Lens | None, feature: int) -> Sequence[str]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Scans = dict[tuple[str, str], dict[str, Scan]]
 """(pool, split) -> hook point -> scan."""
 SPLITS = ("train", "validation", "test")
+CHOOSING = SPLITS[:2]
+"""Splits that may be read without counting a look."""
 __all__ = ["FeatureConfig", "FeatureEvidence", "FeatureReport", "auroc", "features", "find_features"]
 
 
@@ -40,7 +42,7 @@ def features(
     saes: Sequence["SAE"],
     config: FeatureConfig | None = None,
     *,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] = CHOOSING,
     n_set: int = 8,
     other_model: bool = False,
     general: Sequence[str] = (),
@@ -60,7 +62,7 @@ def features(
         concept: What to look for.
         saes: At least one, of different hook points.
         config: Settings.
-        splits: Which splits are read; a fitter leaves out `test`.
+        splits: Which splits are read. With `test` this is a look at it, which the caller counts (`evaluation.count_look`).
         n_set: How many of the first features are judged as a set.
         other_model: Accept SAEs trained on another model (a base model's on its chat version).
         general: Further texts that the concept must stay away from.

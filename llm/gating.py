@@ -51,6 +51,7 @@ def concept_gate(
     per: str = "prompt",
     seed: int = 0,
     other_model: bool = False,
+    pool: int = POOL,
     find: Callable[..., FeatureReport] = features,
 ) -> Gate:
     """The gate of one concept, its threshold from `validation` and the general pool.
@@ -59,7 +60,7 @@ def concept_gate(
     answers are texts too) on the largest activation of every feature in each text; its penalty is the one whose AUROC on `validation`, against the harder of the
     two pools, is best. With fewer than 30 target texts, and with `equal`: the `n_features` that detect best on
     `validation`, 1 each, standardised there. `other_model` accepts SAEs that were trained on another model; `find` ranks features, as
-    `llm.features.features` does. Of a host of several readers the one is read that the SAEs were trained on.
+    `llm.features.features` does. The threshold is taken from at most `pool` general texts. Of a host of several readers the one is read that the SAEs were trained on.
 
     Raises:
         InputError: More than one concept (gate one edit a concept), no SAE, or `fpr` outside [0, 1).
@@ -84,7 +85,7 @@ def concept_gate(
     return replace(gate, per=per).calibrated(
         host,
         pool_texts(concept, "target", "validation"),
-        general_texts(concept, "validation", POOL, seed),
+        general_texts(concept, "validation", pool, seed),
         pool_texts(concept, "neighbours", "validation"),
         fpr=fpr,
         standardise=not fitted,

@@ -34,8 +34,9 @@ def write_evaluation(
     notes: Sequence[str] = (),
     undo: str = "",
     also: Sequence[ReportData] = (),
+    pages: str = "",
 ) -> Path:
-    """Writes `result.json`, continuations before | after as `samples.json`, and `report.html`, with `also` on its page, into `folder`.
+    """Writes `result.json`, continuations before | after as `samples.json`, and `report.html`, with `also` on its page and a link to `pages`, into `folder`.
 
     Returns:
         The report's path.
@@ -60,6 +61,7 @@ def write_evaluation(
         notes=(*notes, *shortened, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
         also=tuple(also),
+        pages=pages,
     )
     return render_report(folder / "report.html", data)
 

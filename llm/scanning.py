@@ -82,8 +82,8 @@ class Scan:
         self.fired = torch.zeros(self.d_sae, dtype=torch.int64)
         self.total = torch.zeros(self.d_sae, dtype=torch.float64)
 
-    def update(self, first_text: int, text: Int[Tensor, " n"], rows: Int[Tensor, " nnz"], ids: Tensor, values: Tensor) -> None:
-        """Adds one batch: `text` is each kept token's text in the batch.
+    def update(self, numbers: Int[Tensor, " b"], text: Int[Tensor, " n"], rows: Int[Tensor, " nnz"], ids: Tensor, values: Tensor) -> None:
+        """Adds one batch: `numbers` are its texts', `text` is each kept token's text in the batch.
 
         `rows`, `ids`, `values` are the active entries.
         """
@@ -97,7 +97,7 @@ class Scan:
         flat = torch.zeros(n * self.d_sae, dtype=torch.float32)
         flat.scatter_reduce_(0, text[rows] * self.d_sae + ids, values.float(), "amax")
         at = flat.nonzero()[:, 0]
-        self._text.append(at // self.d_sae + first_text)
+        self._text.append(numbers[at // self.d_sae])
         self._feature.append(at % self.d_sae)
         self._value.append(flat[at])
 
@@ -118,7 +118,7 @@ class Scan:
 def scan(host: "Host", texts: Sequence[str], saes: dict[str, "SAE"], *, batch: int = 16, max_length: int = 128) -> dict[str, Scan]:
     """Runs `texts` once through the host, up to the deepest hook point, and through every SAE.
 
-    Padding and special tokens are left out. Results lie on the CPU, one `Scan` a hook point.
+    Texts of like length are read together. Padding and special tokens are left out. Results lie on the CPU, one `Scan` a hook point.
 
     Raises:
         MatchedNothing: No text, or no token left.
@@ -126,15 +126,17 @@ def scan(host: "Host", texts: Sequence[str], saes: dict[str, "SAE"], *, batch: i
     if not texts:
         raise MatchedNothing("no texts to read features from")
     scans = {p: Scan(len(texts), s.cfg.d_sae) for p, s in saes.items()}
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for first in progress(range(0, len(texts), batch), desc="reading texts", unit="batch", inner=True):
-        ids, mask = host.encode_texts(list(texts[first : first + batch]), max_length=max_length)
+        numbers = order[first : first + batch]
+        ids, mask = host.encode_texts([texts[i] for i in numbers], max_length=max_length)
         keep = host.keep_mask(ids, mask)
         text = keep.nonzero()[:, 0].cpu()
         acts = host.activations(ids, mask, list(saes))
         for point, sae in saes.items():
             x = acts[point][keep].to(sae.W_enc)
             sparse = sae.encode_sparse(x)
-            scans[point].update(first, text, sparse.rows.cpu(), sparse.indices.cpu(), sparse.values.cpu())
+            scans[point].update(torch.tensor(numbers), text, sparse.rows.cpu(), sparse.indices.cpu(), sparse.values.cpu())
     if not next(iter(scans.values())).n_tokens:
         raise MatchedNothing("the texts hold no token besides special ones")
     return scans

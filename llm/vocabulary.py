@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..base.running import progress
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +34,8 @@ def extreme_tokens(
     k = min(k, V)
     step = max(k, min(V, 1 << 16))
     tops, bottoms = [], []
-    for rows in _chunks(len(directions), max(1, ELEMENTS // step)):
+    chunks = list(_chunks(len(directions), max(1, ELEMENTS // step)))
+    for rows in progress(chunks, desc="promoted tokens", unit="chunk", inner=True):
         best: tuple[Tensor, Tensor] | None = None
         worst: tuple[Tensor, Tensor] | None = None
         for cols in _chunks(V, step):

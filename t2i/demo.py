@@ -1,16 +1,19 @@
 """The image story of `efface demo`: sheets, an SAE of the text encoder, a concept taken out behind its gate, figures and controls."""
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
 from .aliases import ALIASES, drawable, packaged_saes
 
 if TYPE_CHECKING:
+    from ..deactivate.concept import Concept
+    from ..deactivate.edit import Edit
     from ..deactivate.evaluation import ReportData
     from ..sae import SAE
     from .evaluation.suite import ImageSuiteConfig
@@ -49,11 +52,15 @@ class StoryConfig:
     """Other prompts."""
     draws: int = 1
     """Draws of each random control."""
+    lines: int = 1000
+    """Prompts that show on the pages what features fire on."""
+    pictured: int = 4
+    """Features that the pages show drawn with and without."""
     seed: int = 0
     """Of everything."""
 
 
-QUICK = StoryConfig(tokens=60_000, d_sae=512, target=10, ways=4, neighbours=16, general=20)
+QUICK = StoryConfig(tokens=60_000, d_sae=512, target=10, ways=4, neighbours=16, general=20, lines=400, pictured=2)
 """The same job, smaller."""
 
 
@@ -80,6 +87,7 @@ def image_story(out: Path, config: StoryConfig | None = None, say: Callable[[str
         raise InputError(f"--out {out} exists already; choose another name")
     from ..deactivate.concept import Concept
     from ..deactivate.erasing import erase
+    from ..deactivate.evaluation.report import PAGES
     from .evaluation.reporting import report, write_evaluation
     from .evaluation.suite import evaluate
     from .icons.cells import cells_of
@@ -101,11 +109,36 @@ def image_story(out: Path, config: StoryConfig | None = None, say: Callable[[str
     command = "efface demo"
     found = evaluate(host, [edit], concept, "test", _suite(config), cells=cells, commands=(command,))
     notes = (made, admitted, f"The pictures took {time.perf_counter() - started:.0f} s.")
-    write_evaluation(out / "evaluation", found, notes=notes)
+    write_evaluation(out / "evaluation", found, notes=notes, pages=PAGES)
+    step(f"pages of the features, the edit and its figures, from {config.lines} prompts")
+    write_pages(out, host, concept, edit, sae, config)
     step(f"pictures: {out / 'evaluation' / 'report.html'}")
     return report(
         found, title=f"Pictures: {concept.name} taken out of {host.name}", notes=notes
     ), f"pictures of {host.name}: {out / 'evaluation'}"
+
+
+def write_pages(out: Path, host: "ImageHost", concept: "Concept", edit: "Edit", sae: "SAE", config: StoryConfig) -> Path:
+    """The pages that `efface inspect` would write, beside the report, features drawn with and without among them."""
+    from ..deactivate.evaluation.report import PAGES
+    from ..deactivate.inspect.story import write_story
+    from ..sae.evidence.config import EvidenceConfig
+    from ..sae.evidence.store import FeatureStore
+    from .feature_stores import make_stores
+    from .inspecting import FeaturePictures, example_prompts, spell
+
+    folder = out / "sae" / str(sae.card["hook_point"])
+    sizes = EvidenceConfig(top=8, reservoir=10, held=8, background=400, seed=config.seed)
+    lines = prompts()
+    lines = random.Random(config.seed).sample(lines, min(config.lines, len(lines)))
+
+    def drawn(number: int, feature: int) -> list[dict[str, Any]]:
+        return FeaturePictures(host, prompts=2, seed=config.seed).of(sae, FeatureStore.open(folder / "features", verify=False), feature)
+
+    return write_story(
+        out / "evaluation" / PAGES, host, concept, (edit, out / "edit"), {folder: sae}, lambda missing: make_stores(host, lines, missing, sizes),
+        result=out / "evaluation", prompts=example_prompts(concept, config.seed), spell=spell, pictures=drawn, pictured=config.pictured,
+    )  # fmt: skip
 
 
 def _suite(config: StoryConfig) -> "ImageSuiteConfig":

@@ -24,6 +24,7 @@ def make_stores(
     config: EvidenceConfig | None = None,
     *,
     other_model: bool = False,
+    given: Mapping[int, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Reads `prompts` once and writes a feature store for each SAE; see `llm.feature_stores.make_stores`.
 
@@ -42,7 +43,7 @@ def make_stores(
     places = check_saes(reader, list(saes.values()), other_model=other_model)  # pyright: ignore[reportArgumentType]: it reads as a language host does
     lines = (line.strip() for text in prompts for line in text.splitlines() if line.strip())
     pieces = spelled(reader, range(len(reader.tokenizer)))
-    return fill_stores(reader, lines, dict(zip(saes, places.items(), strict=True)), config, pieces, lambda *_: None)
+    return fill_stores(reader, lines, dict(zip(saes, places.items(), strict=True)), config, pieces, lambda *_: None, given)
 
 
 def spelled(reader: "TextReader", ids: Sequence[int]) -> list[str]:

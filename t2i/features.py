@@ -13,7 +13,7 @@ from ..base.errors import InputError, MatchedNothing
 from ..base.running import progress
 from ..deactivate.layer import feature_acts, sae_hook_point
 from ..llm.evidence import FeatureConfig, FeatureEvidence, FeatureReport
-from ..llm.features import SPLITS, Scans, contrast, detection, scan_pools, with_set
+from ..llm.features import CHOOSING, Scans, contrast, detection, scan_pools, with_set
 from ..llm.scanning import check_saes
 from .pools import with_general
 
@@ -58,7 +58,7 @@ def features(
     saes: Sequence["SAE"],
     config: FeatureConfig | None = None,
     *,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] = CHOOSING,
     n_set: int = 8,
     other_model: bool = False,
     general: Sequence[str] = (),
@@ -70,7 +70,7 @@ def features(
         concept: What to look for; one without general prompts gets those of the packaged pool.
         saes: At least one, of different hook points of one text encoder.
         config: Settings; those of the vocabulary do not matter here.
-        splits: Which splits are read.
+        splits: Which splits are read; with `test` this is a look at it, which the caller counts.
         n_set: How many of the first features are judged as a set.
         other_model: Accept SAEs trained on another text encoder.
         general: Further prompts that the concept must stay away from.

@@ -25,6 +25,7 @@ def concept_gate(
     per: str = "prompt",
     seed: int = 0,
     other_model: bool = False,
+    pool: int = _texts.POOL,
 ) -> Gate:
     """The gate of one concept, which reads prompts; see `llm.gating.concept_gate`.
 
@@ -37,6 +38,7 @@ def concept_gate(
         per: `prompt`.
         seed: Of choices of prompts.
         other_model: Accept SAEs that were trained on another text encoder.
+        pool: General prompts that the threshold is taken from, at most.
 
     Raises:
         InputError: `per` is another, more than one concept, or SAEs of several encoders.
@@ -47,7 +49,15 @@ def concept_gate(
     listed: list[Any] = list(concepts) if isinstance(concepts, Sequence) else [concepts]
     read: Any = host  # what is done with a host there both kinds can
     return _texts.concept_gate(
-        read, [with_general(c) for c in listed], saes, fpr=fpr, weights=weights, seed=seed, other_model=other_model, find=features
+        read,
+        [with_general(c) for c in listed],
+        saes,
+        fpr=fpr,
+        weights=weights,
+        seed=seed,
+        other_model=other_model,
+        pool=pool,
+        find=features,
     )
 
 

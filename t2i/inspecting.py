@@ -1,19 +1,17 @@
 """The image side of `efface inspect`: a concept's dossier, and pictures drawn with and without a feature."""
 
 import base64
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
 from ..base.files import cache_dir, digest, write_bytes
 from ..deactivate.edit import Edit
-from ..deactivate.inspect.dossiers import dossier
 from ..deactivate.layer import DeactivationPart, sae_digest, sae_hook_point
-from ..llm.inspecting import EXAMPLES
-from ..llm.pools import general_texts, pool_texts
+from ..llm import inspecting as _texts
 from .feature_stores import spelled as spell
-from .features import FeatureConfig, features
+from .features import features
 from .gating import concept_gate, judge_gate
 from .pools import with_general
 
@@ -26,35 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["FeaturePictures", "concept_dossier", "example_prompts", "spell"]
 PROMPTS = 3
 """Prompts drawn a feature."""
+SIDE = 192
+"""Pixels a side on a page, at most."""
 
 
-def concept_dossier(
-    host: "ImageHost", concept: "Concept", saes: "Sequence[SAE]", *, seed: int = 0, gated: bool = True, other_model: bool = False
-) -> dict[str, Any]:
-    """Ranked features with their evidence in prompts, and the gate fitted on them; see `llm.inspecting.concept_dossier`."""
-    report = features(host, concept, saes, FeatureConfig(seed=seed), other_model=other_model)
-
-    def gate() -> Any:
-        made = concept_gate(host, concept, saes, seed=seed, other_model=other_model)
-        return made, judge_gate(host, made, concept, seed=seed)
-
-    return dossier(concept, report.to_dict(), gate if gated else None)
+concept_dossier = partial(_texts.concept_dossier, find=features, fit=concept_gate, judge=judge_gate)
+"""`llm.inspecting.concept_dossier` by the features and gates of pipelines."""
 
 
 def example_prompts(concept: "Concept", seed: int = 0) -> list[str]:
     """A few prompts of `validation`: of the concept, of its neighbours, and general ones."""
-    read = with_general(concept)
-    return [
-        *pool_texts(read, "target", "validation", EXAMPLES["target"], seed),
-        *pool_texts(read, "neighbours", "validation", EXAMPLES["neighbours"], seed),
-        *general_texts(read, "validation", EXAMPLES["general"], seed),
-    ]
+    return _texts.example_prompts(with_general(concept), seed)
 
 
 class FeaturePictures:
     """Pictures of the prompts that fire a feature most, drawn with it and without it, under the same seeds.
 
-    Without: a deactivation layer that sets the feature to 0 wherever it fires, for conditional prompts alone. Each picture is drawn once and
+    They are as small as a page needs them (`sheets.png`). Without: a deactivation layer that sets the feature to 0 wherever it fires, for conditional prompts alone. Each picture is drawn once and
     kept in the cache, by host, sampling, SAE, feature, prompt and seed.
 
     Args:
@@ -92,12 +78,12 @@ class FeaturePictures:
             after = self.host.generate(prompts, seeds=seeds)
         for images, side in ((before, 0), (after, 1)):
             for image, pair in zip(images, places, strict=True):
-                write_bytes(pair[side], png(image))
+                write_bytes(pair[side], png(image, SIDE))
 
     def _places(self, sae: "SAE", feature: int, prompt: str, seed: int) -> tuple[Path, Path]:
         if not 0 <= feature < sae.cfg.d_sae:
             raise InputError(f"feature {feature}: this SAE has 0 to {sae.cfg.d_sae - 1}")
-        drawn = [self.host.digest, dict(self.host.sampling), prompt, seed]
+        drawn = [self.host.digest, dict(self.host.sampling), prompt, seed, SIDE]
         with_it, without = digest(drawn)[:32], digest([*drawn, sae_digest(sae), feature])[:32]
         folder = cache_dir() / "inspect" / "pictures"
         return folder / f"{with_it}.png", folder / f"{without}.png"

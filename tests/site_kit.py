@@ -23,7 +23,7 @@ from efface.deactivate.inspect.stores import StoreView
 from efface.deactivate.layer import DeactivationPart
 from efface.deactivate.parts import LowRank, WeightsPart
 from efface.llm.evidence import FeatureConfig
-from efface.llm.features import features
+from efface.llm.features import SPLITS, features
 from efface.llm.inspecting import spell
 from efface.llm.vocabulary import extreme_tokens, token_strings
 from efface.sae.evidence import EvidenceConfig, FeatureStore, collect, write_store
@@ -45,7 +45,8 @@ def labels() -> list[dict[str, Any]]:
         for i in range(D_SAE)
     ]
     for i, row in enumerate(rows):
-        row |= {"auroc": 0.5 + i / 300, "auroc_low": 0.4 + i / 300, "auroc_high": 0.55 + i / 300, "validation": 0.9, "source": "words"}
+        row |= {"auroc": 0.5 + i / 300, "auroc_low": 0.4 + i / 300, "auroc_high": 0.5 + i / 299.9, "validation": 0.9, "source": "words"}
+        row |= {"fuzzing": 0.45 + i / 300, "fuzzing_low": 0.4 + i / 300, "fuzzing_high": 0.5 + i / 300}
     rows[7]["label"] = EVIL
     rows[9] |= {"label": "unlabelled", "status": "at chance", "auroc": None, "proposal": EVIL}
     return rows
@@ -55,7 +56,7 @@ def dossier_of(host, sae, concept) -> dict:
     """A concept's dossier by the real ranking and a gate of the first feature, calibrated."""
     from efface.deactivate.inspect.dossiers import dossier
 
-    report = features(host, concept, [sae], FeatureConfig(texts=None, min_rho=1.2)).to_dict()
+    report = features(host, concept, [sae], FeatureConfig(texts=None, min_rho=1.2), splits=SPLITS).to_dict()
     gate = Gate([GateSource(sae, (0, 1))])
     made = gate.calibrated(host, concept.target["validation"], concept.general["validation"], concept.neighbours["validation"], fpr=0.1)
     return dossier(
@@ -119,7 +120,8 @@ def make_site(folder: Path, *, live: bool = False) -> tuple[Site, PromptReader]:
     reading = collect(host, documents(60), {POINT: sae}, EvidenceConfig(before=6, after=4, top=6, reservoir=20, held=6, background=40))
     U = host.unembedding()
     pieces = token_strings(host.tokenizer, torch.arange(U.shape[1]))
-    about = {"labels": {"labelled": {"n": 149, "median": 0.8}, "labelled, shuffled": {"n": 149, "median": 0.51}}}
+    medians = {"labelled": 0.8, "labelled, shuffled": 0.51, "fuzzing": 0.77, "fuzzing, shuffled": 0.52}
+    about = {"labels": {"status": {"labelled": 149, "at chance": 1}, **{k: {"n": 149, "median": m} for k, m in medians.items()}}}
     out = folder / "sae" / "features"
     write_store(out, sae, reading, reading.evidence[POINT], labels(), pieces, extreme_tokens(sae.W_dec.detach(), U, 8), about)
     view = StoreView(sae, folder / "sae", FeatureStore.open(out))

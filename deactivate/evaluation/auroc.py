@@ -59,15 +59,19 @@ def _area(x: np.ndarray, y: np.ndarray) -> float:
 
 def _delong(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Area and its variance; variance 0 where a class has a single item."""
-    from scipy.stats import rankdata
-
     m, n = x.size, y.size
-    joint = rankdata(np.concatenate([x, y]))
-    placed_x = (joint[:m] - rankdata(x)) / n  # share of negatives below each positive
-    placed_y = 1 - (joint[m:] - rankdata(y)) / m
+    joint = _midranks(np.concatenate([x, y]))
+    placed_x = (joint[:m] - _midranks(x)) / n  # share of negatives below each positive
+    placed_y = 1 - (joint[m:] - _midranks(y)) / m
     if min(m, n) < 2:
         return float(placed_x.mean()), 0.0
     return float(placed_x.mean()), float(placed_x.var(ddof=1) / m + placed_y.var(ddof=1) / n)
+
+
+def _midranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1 on, equal values each with the mean of theirs."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
 def _newcombe(area: float, m: int, n: int, level: float) -> float:

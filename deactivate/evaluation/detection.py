@@ -1,8 +1,13 @@
-"""Does a label say where its feature fires? Held-out detection scores, beside those of shuffled labels."""
+"""Does a label say where its feature fires? Held-out detection and fuzzing scores, beside those of shuffled labels.
+
+Detection asks whether the feature fires anywhere in a context, fuzzing whether it fires on the marked tokens. Both follow Automatically
+interpreting millions of features in large language models (Paulo et al., 2024); what judges is the sum over a label's words, not a language
+model, and the score is the AUROC, which needs no threshold, where theirs is the balanced accuracy.
+"""
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +36,12 @@ class Label:
     """AUROC on `validation`, which decided."""
     test: Value | None = None
     """AUROC on `test`, which decided nothing."""
+    fuzzing: Value | None = None
+    """Fuzzing AUROC on `test`, which decided nothing either: a label of what stands around a feature's tokens may be at chance here."""
 
     def columns(self) -> dict[str, str | float | None]:
         """What a feature store keeps of it (`sae.evidence.schema.LABEL_COLUMNS`)."""
-        p, t = self.proposal, self.test
+        p, t, z = self.proposal, self.test, self.fuzzing
         return {
             "label": self.text,
             "status": self.status,
@@ -44,6 +51,9 @@ class Label:
             "auroc": t.mean if t else None,
             "auroc_low": t.low if t else None,
             "auroc_high": t.high if t else None,
+            "fuzzing": z.mean if z else None,
+            "fuzzing_low": z.low if z else None,
+            "fuzzing_high": z.high if z else None,
         }
 
 
@@ -56,8 +66,20 @@ def detection(words: EvidenceWords, part: str, feature: int, stems: Sequence[str
     return auroc(positive, negative) if min(len(positive), len(negative)) >= least else None
 
 
+def fuzzing(words: EvidenceWords, part: str, feature: int, stems: Sequence[str], least: int) -> Value | None:
+    """AUROC of a label's words as a detector of rightly marked tokens (`EvidenceWords.marked_scores`), with its 95 % interval.
+
+    None where fewer than `least` contexts of either kind are there.
+    """
+    positive, negative = words.marked_scores(part, feature, stems)
+    return auroc(positive, negative) if min(len(positive), len(negative)) >= least else None
+
+
 def judged(words: EvidenceWords, feature: int, proposals: Sequence[Proposal], least: int) -> Label:
-    """The proposal that detects best on `validation`, if it beats chance there; its score on `test`."""
+    """The proposal that detects best on `validation`, if it beats chance there; its scores on `test`.
+
+    It beats chance where the lower end of its 95 % interval is above .5.
+    """
     if not int(words.evidence.tallies.fired[feature]):
         return Label(UNLABELLED, "silent")
     if not proposals:
@@ -71,13 +93,15 @@ def judged(words: EvidenceWords, feature: int, proposals: Sequence[Proposal], le
     if test is None:
         return Label(UNLABELLED, "too few contexts", best, value.mean)
     stands = value.low is not None and value.low > 0.5
-    return Label(best.text if stands else UNLABELLED, "labelled" if stands else "at chance", best, value.mean, test)
+    fuzzed = fuzzing(words, "test", feature, best.stems, least)
+    return Label(best.text if stands else UNLABELLED, "labelled" if stands else "at chance", best, value.mean, test, fuzzed)
 
 
 def label_report(words: EvidenceWords, labels: Sequence[Label], least: int, seed: int = 0) -> dict[str, Any]:
     """Median test AUROC of the labels that stand, and of all that were scored, each beside labels dealt to other features.
 
-    The control scores every feature's own contexts with the label of another feature of the same group.
+    The control scores every feature's own contexts with the label of another feature of the same group. Of the labels that stand the same is
+    said of fuzzing.
     """
     groups = {
         "labelled": [i for i, label in enumerate(labels) if label.status == "labelled"],
@@ -87,20 +111,29 @@ def label_report(words: EvidenceWords, labels: Sequence[Label], least: int, seed
     for name, ids in groups.items():
         own = {i: v.mean for i in ids if (v := labels[i].test) is not None}
         report[name] = _summary(list(own.values()))
-        report[f"{name}, shuffled"] = _summary(_shuffled(words, {i: p for i in own if (p := labels[i].proposal)}, least, seed))
+        report[f"{name}, shuffled"] = _summary(_shuffled(words, _proposals(labels, own), least, seed, detection))
+    fuzzed = {i: v.mean for i in groups["labelled"] if (v := labels[i].fuzzing) is not None}
+    report["fuzzing"] = _summary(list(fuzzed.values()))
+    report["fuzzing, shuffled"] = _summary(_shuffled(words, _proposals(labels, fuzzed), least, seed, fuzzing))
     for source in sorted({p.source for i in groups["labelled"] if (p := labels[i].proposal)}):
         chosen = [v.mean for i in groups["labelled"] if (p := labels[i].proposal) and p.source == source and (v := labels[i].test)]
         report.setdefault("labelled by source", {})[source] = _summary(chosen)
     return report
 
 
-def _shuffled(words: EvidenceWords, proposals: Mapping[int, Proposal], least: int, seed: int) -> list[float]:
+def _proposals(labels: Sequence[Label], ids: Iterable[int]) -> dict[int, Proposal]:
+    return {i: p for i in ids if (p := labels[i].proposal)}
+
+
+def _shuffled(
+    words: EvidenceWords, proposals: Mapping[int, Proposal], least: int, seed: int, score: Callable[..., Value | None]
+) -> list[float]:
     order = list(proposals)
     random.Random(seed).shuffle(order)
     if len(order) < 2:
         return []
     pairs = zip(order, order[1:] + order[:1], strict=True)
-    values = (detection(words, "test", i, proposals[other].stems, least) for i, other in pairs)
+    values = (score(words, "test", i, proposals[other].stems, least) for i, other in pairs)
     return [v.mean for v in values if v is not None]
 
 

@@ -7,6 +7,7 @@ Fill a `ReportData` (every part but the first three may stay empty; an empty par
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
@@ -21,6 +22,9 @@ from .results import Metric, Result, Row
 if TYPE_CHECKING:
     from jinja2 import Template
 
+_RELATIVE = re.compile(r"(?:\.\./|[\w-][\w.-]*/)*[\w-][\w.-]*\.html?")
+PAGES = "pages.html"
+"""Pages to look further, beside a report."""
 SHADES = 9
 """Steps of token highlighting, 0 (none) to 9 (strongest): classes, so that the page needs no inline style."""
 
@@ -116,6 +120,12 @@ class ReportData:
     """Command that takes the edit back."""
     also: "tuple[ReportData, ...]" = ()
     """Further evaluations on the same page, each under its own heading."""
+    pages: str = ""
+    """Where pages to look further lie, relative to the report (`pages.html`): linked under the summary."""
+
+    def __post_init__(self) -> None:
+        if self.pages and not _RELATIVE.fullmatch(self.pages):
+            raise InputError(f"pages: {self.pages!r} is no file beside the report or below its folder; write it as pages.html")
 
 
 def render_report(path: Path, data: ReportData) -> Path:

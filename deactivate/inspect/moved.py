@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...base.running import progress
 from ..layer import sae_hook_point
 from .plain import shortened
 from .prompts import readers_of
@@ -32,11 +33,11 @@ def moved_features(host: Any, edit: "Edit", saes: "Mapping[int, SAE]", texts: Se
     Returns:
         `{sae, hook_point, texts, unmoved, features: [[feature, mean peak before, after]]}`; `unmoved` counts features that are the same in every text.
     """
-    served = [(reader, number, sae) for reader, group in readers_of(host, saes) for number, sae in group.items()]
-    before = [peaks(host, reader, sae, texts) for reader, _, sae in served]
+    groups = readers_of(host, saes)
+    before = {n: p for reader, group in groups for n, p in peaks(host, reader, group, texts).items()}
     with edit.applied(host):
-        after = [peaks(host, reader, sae, texts) for reader, _, sae in served]
-    return [_change(number, sae, a, b) for (_, number, sae), a, b in zip(served, before, after, strict=True)]
+        after = {n: p for reader, group in groups for n, p in peaks(host, reader, group, texts).items()}
+    return [_change(n, saes[n], before[n], after[n]) for n in before]
 
 
 def _change(number: int, sae: "SAE", before: Float[Tensor, "n d_sae"], after: Float[Tensor, "n d_sae"]) -> dict[str, Any]:
@@ -48,14 +49,16 @@ def _change(number: int, sae: "SAE", before: Float[Tensor, "n d_sae"], after: Fl
     return {**about, "features": shortened(rows)}
 
 
-def peaks(host: Any, reader: Any, sae: "SAE", texts: Sequence[str]) -> Float[Tensor, "n d_sae"]:
-    """The largest activation of every feature in each text, over the tokens that count; texts are read one at a time."""
-    out = torch.zeros(len(texts), sae.cfg.d_sae)
-    point = sae_hook_point(sae)
-    for i, text in enumerate(texts):
+def peaks(host: Any, reader: Any, saes: "Mapping[int, SAE]", texts: Sequence[str]) -> dict[int, Float[Tensor, "n _"]]:
+    """Number of an SAE -> the largest activation of its features in each text, over the tokens that count; texts are read one at a time."""
+    out = {n: torch.zeros(len(texts), s.cfg.d_sae) for n, s in saes.items()}
+    at = {n: sae_hook_point(s) for n, s in saes.items()}
+    points = list(dict.fromkeys(at.values()))
+    for i, text in enumerate(progress(texts, desc="reading prompts", unit="prompt", inner=True)):
         ids, mask = reader.pad(reader.token_ids([text]))
-        seen = host.activations([text], [point]) if reader is not host else host.activations(ids, mask, [point])
-        keep = reader.keep_mask(ids, mask)[0].to(seen[point].device)
-        sparse = sae.encode_sparse(seen[point][0][keep].to(sae.W_enc))
-        out[i].scatter_reduce_(0, sparse.indices.long().cpu().flatten(), sparse.values.float().cpu().flatten(), "amax")
+        seen = host.activations([text], points) if reader is not host else host.activations(ids, mask, points)
+        for n, sae in saes.items():
+            x = seen[at[n]][0]
+            sparse = sae.encode_sparse(x[reader.keep_mask(ids, mask)[0].to(x.device)].to(sae.W_enc))
+            out[n][i].scatter_reduce_(0, sparse.indices.long().cpu().flatten(), sparse.values.float().cpu().flatten(), "amax")
     return out

@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from ...sae import SAE
     from ...sae.evidence import FeatureStore
 
-COLUMNS = ("id", "label", "status", "density", "max", "mean", "fired", "windows", "auroc", "auroc_low", "auroc_high", "validation")
+COLUMNS = (
+    "id",
+    "label",
+    "status",
+    "density",
+    "max",
+    "mean",
+    "fired",
+    "windows",
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "validation",
+    "fuzzing",
+)
 """What stands in a row of the table, in this order."""
 SHOWN = {"top": 12, "quantile": 3}
 """Contexts shown a feature; of `quantile` so many a quantile."""
@@ -68,7 +82,7 @@ class StoreView:
         return {
             "total": self.store.d_sae,
             "corpus": flat(manifest.get("corpus") or {}),
-            "labels": {k: _sum(v) for k, v in labels.items() if isinstance(v, Mapping)},
+            "labels": {k: found for k, v in labels.items() if isinstance(v, Mapping) and (found := _sum(v))},
             "density": self._density(),
         }
 
@@ -182,6 +196,7 @@ def feature_values(found: Feature, words: Words, labels: Mapping[int, str]) -> d
 
 
 def _sum(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a part of the report, short."""
     return {str(k): short(v) if isinstance(v, float) else v for k, v in report.items() if isinstance(v, int | float | str)}
 
 

@@ -137,7 +137,7 @@ def run_attacks(
     if not wanted:
         raise MatchedNothing(f"states: none of {', '.join(states)} is there to attack; {', '.join([s.name for s in found] + absent)}")
     rows: list[Row] = []
-    extra: dict[str, Any] = {"absent": absent, "attacks": {}, "questions": {}}
+    extra: dict[str, Any] = {"edits": [e.digest for e in edits], "absent": absent, "attacks": {}, "questions": {}}
     for state in wanted:
         _attack_state(run, state, questions, rows, extra, decoys, curves)
         if refused := [a for a in extra["absent"] if state is wanted[0] and a.startswith(f"{name} on {state.name}: ")]:

@@ -158,7 +158,8 @@ class _Run:
         self.host, self.ground, self.base, self.edits, self.attack = host, ground, base, edits, attack
         self.rows: list[Row] = []
         self.measured: dict[str, list[Measured]] = {}
-        self.extra: dict[str, Any] = {"items": {}, "relearn": {}, "absent": [], "unseen": _count_unseen(base.target)}
+        digests, unseen = [e.digest for e in edits], _count_unseen(base.target)
+        self.extra: dict[str, Any] = {"edits": digests, "items": {}, "relearn": {}, "absent": [], "unseen": unseen}
 
     def add(
         self,

@@ -2,6 +2,7 @@
 
 import heapq
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -60,8 +61,10 @@ class Silence:
         order = features.sort(stable=True)
         self._feature = order.values
         self._tile = torch.repeat_interleave(torch.arange(self.n), counts)[order.indices]
+        self.of = lru_cache(64)(self._of)
+        """For a feature, as of `_of`; the same few are asked for several times in a row."""
 
-    def of(self, feature: int) -> Bool[Tensor, " n"]:
+    def _of(self, feature: int) -> Bool[Tensor, " n"]:
         """True where `feature` is silent."""
         low, high = torch.searchsorted(self._feature, torch.tensor([feature, feature + 1], dtype=torch.int32)).tolist()
         quiet = torch.ones(self.n, dtype=torch.bool)

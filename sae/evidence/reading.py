@@ -5,7 +5,7 @@ encoding of a forward pass, which is then forgotten.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from .active import Active, priority
 from .background import Background
 from .config import EvidenceConfig
 from .held import Context, Held
-from .passages import PARTS, Kept, padded, passes, prompts, windows
+from .passages import PARTS, Kept, Window, padded, passes, prompts, windows
 from .tallies import Tallies
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def collect(host: Harvestable, texts: Iterable[str], saes: "Mapping[str, SAE]", 
 
     Args:
         host: The model.
-        texts: Documents, read as a stream.
+        texts: Documents, read as a stream; of a list the time left is told.
         saes: Hook point -> SAE; `llm.scanning.check_saes` makes it and checks it.
         config: Sizes.
 
@@ -146,7 +146,9 @@ def collect(host: Harvestable, texts: Iterable[str], saes: "Mapping[str, SAE]", 
         groups = windows(host.tokenizer, numbered, source.bos, config.context, config.held_out)
     else:
         groups = prompts(host.token_ids, numbered, config.held_out)  # pyright: ignore[reportAttributeAccessIssue]  # hosts of prompts have it
-    batches = (batch for group in groups for batch in passes(group, config.forward_tokens))
+    batches: Iterable[list[Window]] = (batch for group in groups for batch in passes(group, config.forward_tokens))
+    if isinstance(texts, Sized):  # then the windows fit, too, and the time left is known
+        batches = list(batches)
     pad = next((i for i in (host.tokenizer.pad_token_id, host.tokenizer.eos_token_id) if isinstance(i, int)), 0)
     for batch in progress(batches, desc="evidence", unit="pass"):
         ids, mask = padded(batch, pad, source.fixed_length)

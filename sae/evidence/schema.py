@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TABLE, CONTEXTS, DETAILS, VOCABULARY = "features.sqlite", "contexts.parquet", "details.parquet", "vocabulary.parquet"
 FILES = (TABLE, CONTEXTS, DETAILS, VOCABULARY)
@@ -27,6 +27,9 @@ LABEL_COLUMNS = {
     "auroc": "REAL",
     "auroc_low": "REAL",
     "auroc_high": "REAL",
+    "fuzzing": "REAL",
+    "fuzzing_low": "REAL",
+    "fuzzing_high": "REAL",
 }
 """What a labeller fills in; see `deactivate.evaluation.detection.Label`."""
 COLUMNS = {
@@ -124,6 +127,10 @@ class FeatureRow:
     """Its detection AUROC on `test`, with a 95 % interval."""
     auroc_low: float | None
     auroc_high: float | None
+    fuzzing: float | None
+    """Its fuzzing AUROC on `test` (are the right tokens marked?), with a 95 % interval."""
+    fuzzing_low: float | None
+    fuzzing_high: float | None
 
 
 @dataclass(frozen=True)

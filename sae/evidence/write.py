@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import __version__
 from ...base.errors import InputError
 from ...base.files import new_folder, sha256_file, write_json
+from ...base.running import progress
 from . import schema as s
 from .firing import firing_tokens
 from .held import Context
@@ -61,7 +62,7 @@ def write_store(
         contexts = _Writer(work / s.CONTEXTS, s.CONTEXT_SCHEMA)
         with details, contexts, _table(work / s.TABLE) as table:
             neighbours = nearest_features(sae.W_dec, evidence.config.neighbours)
-            for first in range(0, evidence.d_sae, s.BLOCK):
+            for first in progress(range(0, evidence.d_sae, s.BLOCK), desc="evidence written", unit="block"):
                 ids = range(first, min(first + s.BLOCK, evidence.d_sae))
                 rows = [_details(evidence, reading, i, lens, neighbours) for i in ids]
                 details.write(rows)

@@ -5,6 +5,7 @@ has no TopK or Gated transcoder; those are written under `topk_transcoder`, `gat
 …), which only we read.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,17 @@ from ..sae import SAE
 from .assemble import assemble, dtype_name, positive
 
 CONFIG = "cfg.json"
+PLACES = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_post": "resid_post",
+    "hook_mlp_out": "mlp_out",
+    "mlp.hook_post": "mlp_hidden",
+    "ln2.hook_normalized": "mlp_in",
+}
+"""What TransformerLens calls a place in a block -> our name."""
+_THEIRS = re.compile(
+    rf"blocks\.(?P<block>\d+)\.(?P<place>{'|'.join(map(re.escape, PLACES))})|(?:model\.layers|transformer\.h|gpt_neox\.layers)\.(?P<layer>\d+)"
+)
 WEIGHTS = "sae_weights.safetensors"
 AUTOENCODERS = {
     "relu": "standard",
@@ -129,13 +141,27 @@ def build(values: Any, tensors: Mapping[str, Tensor], where: str) -> SAE:
         raise ArtefactError(f"{where}: metadata in cfg.json must be an object; found {metadata!r}")
     card = {
         "model": metadata.get("model_name"),
-        "hook_point": metadata.get("hook_name"),
+        "hook_point": hook_point(metadata.get("hook_name"), str(metadata.get("model_name"))),
         "source": {"format": "sae-lens", "cfg": values},
     }
     sae = assemble(cfg, tensors, where, {k: v for k, v in card.items() if v is not None})
     if values.get("rescale_acts_by_decoder_norm"):
         fold_decoder_norm(sae)
     return sae
+
+
+def hook_point(name: Any, model: str = "") -> Any:
+    """A place as TransformerLens names it (`blocks.8.hook_resid_post`), or a layer as Hugging Face does, in our words; other names stay.
+
+    `hook_mlp_out` of a model with a norm behind its MLP (Gemma 2 and 3) is what leaves that norm.
+    """
+    match = _THEIRS.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        return name
+    place = PLACES[match["place"]] if match["place"] else "resid_post"
+    if place == "mlp_out" and re.search(r"gemma-[23]", model):
+        place = "mlp_post"
+    return f"layers.{match['block'] or match['layer']}.{place}"
 
 
 def _refuse_run_time_functions(values: Mapping[str, Any], where: str) -> None:

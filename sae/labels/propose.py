@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evidence.held import Context
-from .words import EvidenceWords, Word, WordIndex, stem, words_of
+from .words import EvidenceWords, Stretch, WordIndex, stem
 
 CANDIDATES = 12
 """Words a source that are weighed against each other."""
@@ -59,16 +59,16 @@ def propose(words: EvidenceWords, feature: int, promoted: Sequence[str] = (), *,
     contexts = [c for _, c in words.evidence.quantiles(feature)]
     if len(contexts) < least:
         return None
-    found = [words_of(words.spelled(c.tokens), c.activations, cut=c.position > c.peak) for c in contexts]
+    found = [words.stretch(c.tokens, c.position > c.peak) for c in contexts]
     index = words.index["evidence"]
     candidates = _candidates(contexts, found, index, promoted)
-    covers = np.array([[any(w.stem == s for w in ws) for ws in found] for s in candidates]).reshape(len(candidates), len(found))
-    quiet = words.silence["evidence"].of(feature)
-    false = np.array([index.present(s)[quiet].numpy() for s in candidates]).reshape(len(candidates), int(quiet.sum()))
+    covers = np.array([[s in here.stems for here in found] for s in candidates], dtype=bool).reshape(len(candidates), len(found))
+    quiet = words.silence["evidence"].of(feature).numpy()
+    false = np.array([index.present(s)[quiet] for s in candidates], dtype=bool).reshape(len(candidates), int(quiet.sum()))
     chosen = [list(candidates)[i] for i in cover(covers, false, most)]
     if not chosen:
         return None
-    surface = Counter((w.stem, w.text) for ws in found for w in ws)
+    surface = Counter((w.stem, w.text) for here in found for w in here.spans if w.stem in chosen)
     spelled = (max((t for s, t in surface if s == c), key=lambda t, c=c: surface[c, t]) for c in chosen)
     text = ", ".join(t if t[0].isalnum() else f"«{t}»" for t in spelled)
     source = "+".join(s for s in SOURCES if any(candidates[c] == s for c in chosen))
@@ -95,25 +95,22 @@ def cover(covers: np.ndarray, false: np.ndarray, most: int) -> list[int]:
     return chosen
 
 
-def _candidates(contexts: list[Context], found: list[list[Word]], index: WordIndex, promoted: Sequence[str]) -> dict[str, str]:
+def _candidates(contexts: list[Context], found: list[Stretch], index: WordIndex, promoted: Sequence[str]) -> dict[str, str]:
     """Stem -> source, for words of at least two documents."""
     fires: dict[str, float] = {}
     stands: Counter[str] = Counter()
-    documents: dict[str, set[int]] = {}
-    for c, ws in zip(contexts, found, strict=True):
-        best: dict[str, float] = {}
-        for w in ws:
-            best[w.stem] = max(best.get(w.stem, 0.0), w.activation)
-        for s, activation in best.items():
-            stands[s] += 1
+    for c, here in zip(contexts, found, strict=True):
+        stands.update(here.stems)
+        for s, activation in here.active(c.activations).items():
             fires[s] = fires.get(s, 0.0) + activation / c.value
-            documents.setdefault(s, set()).add(c.document)
+    several = {s for s, n in stands.items() if n > 1}
+    several = {s for s in several if len({c.document for c, here in zip(contexts, found, strict=True) if s in here.stems}) > 1}
 
     def ranked(counts: dict[str, float] | Counter[str]) -> list[str]:
-        z = {s: log_odds(float(y), len(found), index.count(s), index.n) for s, y in counts.items() if y > 0 and len(documents[s]) > 1}
+        z = {s: log_odds(float(y), len(found), index.count(s), index.n) for s, y in counts.items() if y > 0 and s in several}
         return [s for s in sorted(z, key=lambda s: (-z[s], s)) if z[s] > 0][:CANDIDATES]
 
-    says = [s for s in (stem(p.strip()) for p in promoted) if s in stands and len(documents[s]) > 1]
+    says = [s for s in (stem(p.strip()) for p in promoted) if s in several]
     named = {"tokens": ranked(fires), "context": ranked(stands), "promoted": says}
     result: dict[str, str] = {}
     for source in SOURCES:

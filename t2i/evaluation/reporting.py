@@ -24,17 +24,19 @@ GROUPS = {
 }
 
 
-def write_evaluation(folder: Path, found: Evaluation, *, title: str = "", notes: Sequence[str] = (), undo: str = "") -> Path:
-    """Writes `result.json`, `report.html` and contact sheets into `folder`; returns the report's path.
+def write_evaluation(
+    folder: Path, found: Evaluation, *, title: str = "", notes: Sequence[str] = (), undo: str = "", pages: str = ""
+) -> Path:
+    """Writes `result.json`, `report.html` and contact sheets into `folder`, with a link to `pages`; returns the report's path.
 
     `sheets/<group>-<row>.png` are the same prompts and seeds at the same places for the base and the edited host.
     """
     found.result.save(folder / "result.json")
     write_sheets(folder / "sheets", found)
-    return render_report(folder / "report.html", report(found, title=title, notes=notes, undo=undo))
+    return render_report(folder / "report.html", report(found, title=title, notes=notes, undo=undo, pages=pages))
 
 
-def report(found: Evaluation, *, title: str = "", notes: Sequence[str] = (), undo: str = "") -> ReportData:
+def report(found: Evaluation, *, title: str = "", notes: Sequence[str] = (), undo: str = "", pages: str = "") -> ReportData:
     """What a report shows of an evaluation."""
     result = found.result
     edited = edited_row(found)
@@ -48,6 +50,7 @@ def report(found: Evaluation, *, title: str = "", notes: Sequence[str] = (), und
         images=samples(found, edited) if edited else (),
         notes=(*notes, *uncounted(result), *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
+        pages=pages,
     )
 
 

@@ -31,8 +31,12 @@ def sheet(images: UInt8[Tensor, "n 3 h w"], columns: int, gap: int = 2) -> UInt8
     return out
 
 
-def png(image: UInt8[Tensor, "3 h w"]) -> bytes:
+def png(image: UInt8[Tensor, "3 h w"], most: int | None = None) -> bytes:
     """The picture as a PNG file.
+
+    Args:
+        image: Pixels.
+        most: For a page: at most so many pixels a side, and a palette of 256 colours, which is about half as many bytes.
 
     Raises:
         InputError: Pillow is not installed.
@@ -42,7 +46,11 @@ def png(image: UInt8[Tensor, "3 h w"]) -> bytes:
     except ImportError:
         raise InputError("pictures need Pillow: pip install 'efface[t2i]'") from None
     buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG", optimize=True)
+    drawn = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    if most is not None:
+        drawn.thumbnail((most, most))
+        drawn = drawn.quantize(256, dither=Image.Dither.NONE)
+    drawn.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

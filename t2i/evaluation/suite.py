@@ -79,6 +79,7 @@ def evaluate(
     for label, draws in drawn.items():
         run.drawn(label, draws)
     run.extra["absent"] += absent
+    run.extra["edits"] = [e.digest for e in edits]
     used = {k for r in run.rows for k in r.metrics}
     described = {k: METRICS[_plain(k)] if _plain(k) == k else _of_copy(k) for k in sorted(used, key=_order)}
     card = _card(host, shared, split, looks, cells)

@@ -63,6 +63,7 @@ def test_all_attacks_beside_their_controls_and_again_from_the_folder(known, tmp_
     concept, edit, before = magic(**values()), weights_edit(known), bits(known)
     result = run_attacks("all", known, [edit], concept, tmp_path, settings=QUICK)
     assert same(bits(known), before)
+    assert result.extra["edits"] == [edit.digest]
     assert [(r.name, r.kind) for r in result.rows][:3] == [("test", "edited"), ("test, decoys", "control"), ("identity", "base")]
     assert "random directions" in [r.name for r in result.rows]
     row, base = result.row("test").metrics, result.row("identity").metrics

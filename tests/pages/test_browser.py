@@ -62,6 +62,9 @@ def picked(tab: Tab, words: str, value: str) -> None:
 
 def test_search_sort_and_filter(tab: Tab) -> None:
     tab.until(f"{COUNT} === {D_SAE}")
+    told = tab.run("document.querySelector('.trust').textContent")
+    assert told.startswith("149 of 150 features")
+    assert "detection 0.800 (shuffled labels: 0.510), fuzzing 0.770 (shuffled labels: 0.520)" in told
     assert tab.run(FIRST) == "149"  # best detection first
     tab.run("document.querySelector('[data-sort=id]').click()")
     tab.until(f"{FIRST} === '149'")
@@ -166,7 +169,7 @@ def test_prompts_of_a_file(tab: Tab) -> None:
 
 def test_a_hundred_thousand_rows(browser: Browser, made, tmp_path: Path) -> None:
     data = made[0].head()
-    rows = [[i, f"label {i}", "labelled", 0.001, 1.5, 1.0, i, i, i / 1e5, 0.4, 0.6, 0.5] for i in range(100_000)]
+    rows = [[i, f"label {i}", "labelled", 0.001, 1.5, 1.0, i, i, i / 1e5, 0.4, 0.6, 0.5, 0.5] for i in range(100_000)]
     data["saes"][0] |= {"rows": rows, "details": {}, "map": None}
     write_text(tmp_path / "many.html", render_page({**data, "words": []}))
     tab = browser.open((tmp_path / "many.html").as_uri())

@@ -6,10 +6,11 @@ import torch
 from evidence_kit import PLANTED, POINT, documents, word_sae
 from tiny import tiny_host
 
+from efface.deactivate.evaluation.detection import detection, fuzzing
 from efface.llm.vocabulary import token_strings
 from efface.sae.evidence import EvidenceConfig, collect
 from efface.sae.labels.propose import cover, log_odds, propose
-from efface.sae.labels.words import EvidenceWords, WordIndex, stem, stems, words_of
+from efface.sae.labels.words import EvidenceWords, Stretch, WordIndex, stem, stems, words_of
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,24 @@ def test_scores_tell_contexts_by_the_labels_words_only(words):
     assert (negative > 0).mean() < 0.02  # as the first word of a document it is another token
     positive, negative = words.scores("test", 0, ["composer"])
     assert positive.mean() < words.index["evidence"].rarity("composer") / 2
+
+
+def test_a_stretch_knows_which_stems_a_token_spells():
+    here = Stretch.of([" pit", "cher", "'s", " mitt"], cut=False)
+    assert here.owners == (("pitcher",), ("pitcher",), ("pitcher",), ("mitt",))
+    assert here.active([0.0, 2.0, 1.0, 0.0]) == {"pitcher": 2.0}
+    assert Stretch.of(["ning", " game"], cut=True).stems == {"game"}
+
+
+def test_fuzzing_tells_the_word_that_fires_from_one_that_only_stands_beside_it():
+    host = tiny_host()
+    texts = [d.replace("gold", "red").replace("wizard", "gold wizard") for d in documents(600)]
+    reading = collect(host, texts, {POINT: word_sae(host)}, EvidenceConfig(before=4, after=3, held=8, held_out=2))
+    words = EvidenceWords(reading.evidence[POINT], token_strings(host.tokenizer, torch.arange(host.unembedding().shape[1])))
+    scores = {w: [f(words, "test", 0, [w], 5) for f in (detection, fuzzing)] for w in ("wizard", "gold", "composer")}
+    assert all(v is not None and v.mean > 0.9 for v in scores["wizard"])
+    assert scores["gold"][0].mean > 0.8  # it says in which contexts …
+    assert scores["gold"][1].mean < 0.6  # … and not on which token
+    assert all(abs(v.mean - 0.5) < 0.1 for v in scores["composer"])  # another feature's word
+    again = [words.marked_scores("test", 0, ["the"], seed=s)[1].tolist() for s in (0, 0, 1)]
+    assert again[0] == again[1] != again[2]

@@ -86,7 +86,7 @@ def test_from_pretrained_goes_through_sae_lens(lens, monkeypatch, x):
     monkeypatch.setattr(lens.SAE, "from_pretrained", lambda *a: asked.append(a) or theirs)
     sae = SAE.from_pretrained("release", "id")
     assert asked == [("release", "id")]
-    assert sae.card["hook_point"] == "blocks.3.hook_mlp_out"
+    assert sae.card["hook_point"] == "layers.3.mlp_out"
     torch.testing.assert_close(sae(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 

@@ -176,9 +176,10 @@ def test_only_admitted_cells_are_asked_for(places: Path, tmp_path: Path, efface)
 
 def test_features_of_a_concept(places: Path, efface) -> None:
     line = ["features", "--sae", places / "sae", "--concept", places / "dog.json", "--device", "cpu"]
-    code, out, err = efface(*line, "--json")
+    code, out, err = efface(*line, "--split", "test", "--json")
     assert code == 0, err
     found = json.loads(out)
+    assert found["looks"] >= 1
     first = found["features"][0]
     assert (first["id"], first["hook_point"], first["label"]) == (0, "text_encoder.layers.0.resid_pre", "dog")
     assert first["prompts"]
@@ -191,6 +192,7 @@ def test_features_of_a_concept(places: Path, efface) -> None:
     assert found["set_auroc"]["validation"]["all"] == 0.75
     code, out, err = efface(*line)
     assert code == 0, err
+    assert "looks at test" not in out
     assert "fires on target | neighbours | general" in out
     assert "50% | 0% | 0%" in out
     for words, says in (
@@ -229,10 +231,11 @@ def test_evidence_of_all_features_is_read_from_prompts(places: Path, tmp_path: P
 
 
 def test_a_gate_alone_and_before_an_edit(places: Path, tmp_path: Path, efface, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = ["gate", "--sae", places / "sae", "--concept", places / "dog.json", "--device", "cpu", "--fpr", "0"]
+    line = ["gate", "--sae", places / "sae", "--concept", places / "dog.json", "--device", "cpu", "--fpr", "0", "--split", "test"]
     code, out, err = efface(*line, "--out", tmp_path / "gate", "--json")
     assert code == 0, err
     report = json.loads(out)
+    assert report["looks"] >= 1
     assert report["fires on general"]["rate"] == report["fires on neighbours"]["rate"] == 0
     assert report["fires on target"]["rate"] == pytest.approx(1 / 3)  # «dog»; neither «puppy» nor «puppy by the sea»
     assert report["fires on general"]["high"] > 0

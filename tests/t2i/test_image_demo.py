@@ -1,5 +1,7 @@
 """The image story of the demonstration: skipped with a sentence, or whole on a tiny pipeline."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,10 @@ from t2i._pictures import ARTICLES, STYLES, THINGS, host_of, judges, patch_judge
 from efface.base.errors import InputError
 from efface.cli.demo import picture_page
 from efface.deactivate.edit import Edit
-from efface.deactivate.evaluation.report import render
+from efface.deactivate.evaluation.report import PAGES, render
 from efface.t2i import demo
 
-CONFIG = demo.StoryConfig(tokens=3000, d_sae=48, k=4, batch=128, target=5, ways=5, neighbours=5, general=6, draws=1)
+CONFIG = demo.StoryConfig(tokens=3000, d_sae=48, k=4, batch=128, target=5, ways=5, neighbours=5, general=6, draws=1, lines=80, pictured=1)
 
 
 def test_without_weights_there_is_one_sentence_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +35,9 @@ def test_the_story_with_a_packaged_sae(tmp_path: Path, cache: Path, monkeypatch:
     patch_judges(monkeypatch, judges(host, ("test",), demo._suite(config)))
     monkeypatch.setattr("efface.t2i.models.load_pipeline", lambda model: host)
     monkeypatch.setattr(demo, "packaged_saes", lambda alias: [tmp_path / "planted"])
+    monkeypatch.setattr(
+        demo, "prompts", lambda: [f"{a} {t}" for a in ARTICLES.values() for t in (*THINGS, "puppy")]
+    )  # its encoder reads 12 tokens
     said: list[str] = []
     page, told = demo.image_story(tmp_path / "story", config, said.append)
     assert page is not None
@@ -45,7 +50,12 @@ def test_the_story_with_a_packaged_sae(tmp_path: Path, cache: Path, monkeypatch:
     assert [i.about for i in page.images] == ["target", "ways", "neighbours", "general"]
     assert any("packaged one at planted" in n for n in page.notes)
     assert any("No table of admitted cells" in n for n in page.notes)
-    assert (tmp_path / "story" / "evaluation" / "report.html").is_file()
+    written = (tmp_path / "story" / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert f'href="{PAGES}"' in written
+    pages = (tmp_path / "story" / "evaluation" / PAGES).read_text(encoding="utf-8")
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', pages, re.S).group(1))
+    assert shown["concepts"][0]["gate"]["calibration"]["roc"]
+    assert sum("pictures" in d for d in shown["saes"][0]["details"].values()) == 1
     both = render(replace(page, title="Words", also=(page,)))
     assert both.count("<h1>") == 2
     assert "<h1>Words</h1>" in both

@@ -44,12 +44,20 @@ page(/^concept\/(\d+)(?:\/(\d+))?$/, (a, b) => {
 const shareOf = (v) => (v === null || v === undefined ? "–" : percent(v));
 
 function scores(c) {
+  if (c.report.of_edit)
+    return section(
+      "Where these features come from",
+      note(`They are those that the edit ${c.report.of_edit} uses, in its order, with what was measured of them when it was made.`),
+    );
   const set = c.report.set_auroc || {};
   const splits = ["train", "validation", "test"].filter((s) => set[s]);
   return section(
     `The first ${c.report.n_set} features as one detector`,
     note(
-      "AUROC of the summed, scaled maxima of the set in a text. Features were chosen on train and ranked on validation; test chose nothing.",
+      "AUROC of the summed, scaled maxima of the set in a text. Features were chosen on train and ranked on validation; ",
+      splits.includes("test")
+        ? `test chose nothing (looks at it so far: ${figure(c.looks || 1)}).`
+        : "test is shown with --split test, which counts as a look at it.",
     ),
     splits.length
       ? h(
@@ -99,13 +107,13 @@ function scores(c) {
 }
 
 const RANKED = [
-  { key: "rank", title: "Rank", width: "4rem", small: "3rem", about: "By AUROC on validation" },
-  { key: "id", title: "Feature", width: "5rem", small: "4.4rem" },
+  { key: "rank", title: "Rank", width: "4rem", small: "3.4rem", about: "By AUROC on validation" },
+  { key: "id", title: "Feature", width: "5rem", small: "3.9rem" },
   {
     key: "words",
     title: "What it is",
-    width: "minmax(9rem, 3fr)",
-    small: "minmax(6rem, 1fr)",
+    width: "minmax(8rem, 3fr)",
+    small: "minmax(4rem, 1fr)",
     text: true,
     about: "Its label, or the tokens that it promotes, or a prompt that fires it",
   },
@@ -116,13 +124,13 @@ const RANKED = [
     wide: true,
     about: "AUROC of its largest activation in a text: concept against everything else",
   },
-  { key: "validation", title: "Validation", width: "6rem", about: "The same on validation, by which features are ranked" },
+  { key: "validation", title: "Validation", width: "6rem", small: "5rem", about: "The same on validation, by which features are ranked" },
   { key: "test", title: "Test", width: "4.6rem", wide: true, about: "The same on test, which chose nothing" },
-  { key: "rho", title: "Ratio", width: "5rem", wide: true, about: "Activation a token on the concept over that on control texts" },
-  { key: "delta", title: "Surplus", width: "5.4rem", wide: true, about: "Firings on the concept minus those on as many control tokens" },
-  { key: "fired", title: "Fired", width: "5rem", wide: true, about: "Tokens of the concept's train texts on which it fires" },
-  { key: "source", title: "Found by", width: "6.4rem", wide: true, text: true, about: "Vocabulary, contrast of activations, or both" },
-  { key: "hook_point", title: "Hook point", width: "minmax(7rem, 1fr)", wide: true, text: true },
+  { key: "rho", title: "Ratio", width: "5rem", wide: true, far: true, about: "Activation a token on the concept over that on control texts" },
+  { key: "delta", title: "Surplus", width: "5.4rem", wide: true, far: true, about: "Firings on the concept minus those on as many control tokens" },
+  { key: "fired", title: "Fired", width: "5rem", wide: true, far: true, about: "Tokens of the concept's train texts on which it fires" },
+  { key: "source", title: "Found by", width: "6.4rem", wide: true, far: true, text: true, about: "Vocabulary, contrast of activations, or both" },
+  { key: "hook_point", title: "Hook point", width: "minmax(9rem, 1fr)", wide: true, text: true },
 ];
 
 function ranked(c, of) {
@@ -151,12 +159,13 @@ function ranked(c, of) {
     ];
   });
   const columns = RANKED.map((k) => ({ ...k }));
+  const tested = c.report.features.some((f) => f.auroc.test !== null && f.auroc.test !== undefined);
   columns[1].show = (id, row) => featureLink(saeAt(row.hook_point), id, String(id));
   columns[2].show = (words) => h("span", { title: words }, words);
   const names = columns.map((k) => k.key);
   const source = new ListSource(names, rows, (row, text) => String(row[2]).toLowerCase().includes(text));
   const all = new VirtualTable({
-    columns,
+    columns: columns.filter((k) => tested || k.key !== "test"),
     source,
     sort: "rank",
     desc: false,
@@ -167,7 +176,7 @@ function ranked(c, of) {
   return section(
     "Ranked features" + of,
     c.report.found > rows.length && note(`The first ${rows.length} of ${figure(c.report.found)}.`),
-    controls(all, { placeholder: "words", bounds: columns.filter((k) => !k.text && k.key !== "id") }),
+    controls(all, { placeholder: "words", bounds: all.columns.filter((k) => !k.text && k.key !== "id") }),
     all.node,
   );
 }

@@ -7,6 +7,7 @@ page(/^edit\/(\d+)$/, (n) => {
       ? r.edits.includes(edit.digest)
       : edit.concepts.includes(r.concept) && r.erasers.some((e) => e.split(" + ").includes(edit.eraser)),
   );
+  const others = DATA.results.filter((r) => !own.includes(r) && edit.concepts.includes(r.concept)).length;
   const attacks = own.filter((r) => /attack/i.test(r.suite)),
     measured = own.filter((r) => !/attack/i.test(r.suite));
   return h(
@@ -36,6 +37,7 @@ page(/^edit\/(\d+)$/, (n) => {
           command(`efface eval --model ${edit.host.name || "M"} --edit ${edit.folder} --concept ${edit.concepts[0] || "C"} --out OUT`),
         ),
     attacks.length ? attacks.map((r) => evaluated(r, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
+    others > 0 && note(`${others === 1 ? "One result" : others + " results"} of the same concept, measured with other edits, stand under Compare.`),
     changes(edit),
     usedFeatures(edit),
     movedFeatures(edit),
@@ -65,6 +67,8 @@ function evaluated(r, title) {
   return section(
     title || `Before, after and controls (${table.split})`,
     note(`${table.concept} on ${table.host}, ${table.suite}. In brackets: 95 % interval. ↑ higher is better, ↓ lower is better.`),
+    !r.edits.length && note("This result does not say which edit it measured; it stands here by its eraser and concept."),
+    r.edits.length > 1 && note(`Measured with ${r.edits.length} edits in force together.`),
     h("div", { class: "scroll" }, figuresTable(table)),
     r.absent.length > 0 && note("Not measured: " + r.absent.join("; ")),
     r.sheets.length > 0 && [

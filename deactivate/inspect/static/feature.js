@@ -52,11 +52,21 @@ function featurePage(sae, number, f) {
 
 function badge(r) {
   if (r.status === "labelled") {
-    return h(
-      "span",
-      { class: "badge good", "data-tip": "AUROC of the label as a detector on held-out contexts, with its 95 % interval" },
-      `detects: AUROC ${figure(r.auroc)} [${figure(r.auroc_low)}, ${figure(r.auroc_high)}]`,
-    );
+    return [
+      h(
+        "span",
+        { class: "badge good", "data-tip": "AUROC of the label as a detector on held-out contexts, with its 95 % interval" },
+        `detects: AUROC ${figure(r.auroc)} [${figure(r.auroc_low)}, ${figure(r.auroc_high)}]`,
+      ),
+      " ",
+      r.fuzzing !== null &&
+        r.fuzzing !== undefined &&
+        h(
+          "span",
+          { class: "badge", "data-tip": "AUROC of the label on marked tokens: are the right ones marked? At chance where it speaks of the surroundings" },
+          `fuzzing: AUROC ${figure(r.fuzzing)}`,
+        ),
+    ];
   }
   return h("span", { class: "badge" }, `unlabelled: ${r.status}`);
 }
@@ -74,7 +84,9 @@ function partsOf(sae, number) {
         "li",
         {},
         h("a", { href: link("concept", i) }, c.name),
-        rank >= 0 ? `: rank ${rank + 1}, AUROC on validation ${figure(auroc.validation)}, on test ${figure(auroc.test)}` : "",
+        rank >= 0
+          ? `: rank ${rank + 1}, AUROC on validation ${figure(auroc.validation)}${auroc.test === null || auroc.test === undefined ? "" : ", on test " + figure(auroc.test)}`
+          : "",
         weight === null ? "" : `; weight in its gate ${figure(weight)}`,
       ),
     );

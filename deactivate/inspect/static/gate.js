@@ -48,7 +48,7 @@ function gateFacts(gate) {
       h(
         "details",
         {},
-        h("summary", {}, `Listens to ${heard.length} features`),
+        h("summary", {}, `Listens to ${heard.length} ${heard.length === 1 ? "feature" : "features"}`),
         h(
           "ul",
           { class: "plain near" },

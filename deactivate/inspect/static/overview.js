@@ -1,6 +1,6 @@
 // One SAE: its card, how often its features fire, the map, and the table of all of them.
 const COLUMNS = {
-  id: { title: "Feature", width: "5.2rem", small: "4.4rem", about: "Its number in the SAE" },
+  id: { title: "Feature", width: "5rem", small: "4.4rem", about: "Its number in the SAE" },
   label: {
     title: "Label",
     width: "minmax(9rem, 3fr)",
@@ -14,22 +14,29 @@ const COLUMNS = {
     small: "5.6rem",
     about: "AUROC of the label on held-out test contexts: firing against silent",
   },
-  density: { title: "Density", width: "5.6rem", wide: true, about: "Share of tokens on which it fires" },
-  max: { title: "Max", width: "4.8rem", wide: true, about: "Largest activation" },
-  mean: { title: "Mean", width: "4.8rem", wide: true, about: "Mean activation where it fires" },
-  fired: { title: "Fired", width: "5.4rem", wide: true, about: "Tokens on which it fires" },
-  windows: { title: "Windows", width: "5.6rem", wide: true, about: "Stretches of text in which it fires" },
-  auroc_low: { title: "Det. low", width: "5.4rem", wide: true, about: "Lower end of the detection AUROC's 95 % interval" },
-  auroc_high: { title: "Det. high", width: "5.6rem", wide: true, about: "Upper end of the detection AUROC's 95 % interval" },
+  fuzzing: {
+    title: "Fuzzing",
+    width: "5.6rem",
+    wide: true,
+    about: "AUROC of the label on marked tokens of held-out test contexts: rightly against wrongly marked",
+  },
+  density: { title: "Density", width: "5rem", wide: true, about: "Share of tokens on which it fires" },
+  max: { title: "Max", width: "4.2rem", wide: true, about: "Largest activation" },
+  mean: { title: "Mean", width: "4.4rem", wide: true, far: true, about: "Mean activation where it fires" },
+  fired: { title: "Fired", width: "4.6rem", wide: true, about: "Tokens on which it fires" },
+  windows: { title: "Windows", width: "5.4rem", wide: true, far: true, about: "Stretches of text in which it fires" },
+  auroc_low: { title: "Det. low", width: "5rem", wide: true, far: true, about: "Lower end of the detection AUROC's 95 % interval" },
+  auroc_high: { title: "Det. high", width: "5.4rem", wide: true, far: true, about: "Upper end of the detection AUROC's 95 % interval" },
   validation: {
     title: "Validation",
-    width: "6.4rem",
+    width: "6rem",
     wide: true,
+    far: true,
     about: "The label's AUROC on validation, which decided whether it stands",
   },
-  status: { title: "Status", width: "7.6rem", wide: true, text: true, unsorted: true },
+  status: { title: "Status", width: "6.6rem", wide: true, far: true, text: true, unsorted: true },
 };
-const ORDER = ["id", "label", "auroc", "density", "max", "mean", "fired", "windows", "auroc_low", "auroc_high", "validation", "status"];
+const ORDER = ["id", "label", "auroc", "fuzzing", "density", "max", "mean", "fired", "windows", "auroc_low", "auroc_high", "validation", "status"];
 const STATUSES = ["labelled", "at chance", "too few contexts", "no word", "silent"];
 
 page(/^(?:sae\/(\d+))?$/, (n) => overview(Number(n || 0)));
@@ -53,6 +60,7 @@ function overview(sae) {
         },
       ),
     DATA.notes.map((n) => note(n)),
+    evidence && trust(evidence.labels),
     evidence
       ? h("div", {}, table(sae, about), h("div", { class: "columns" }, density(evidence.density), mapOf(sae, about)))
       : section(
@@ -100,6 +108,30 @@ function table(sae, about) {
       bounds: columns.filter((c) => !c.text && c.key !== "id"),
     }),
     all.node,
+  );
+}
+
+// What the labels are worth: their median scores beside those of the same labels dealt to other features.
+function trust(labels) {
+  const own = labels.labelled;
+  if (!own || own.median === undefined || own.median === null) return null;
+  const beside = (name) => {
+    const other = labels[name];
+    return other && other.median !== null && other.median !== undefined ? ` (shuffled labels: ${figure(other.median)})` : "";
+  };
+  const of = Object.values(labels.status || {}).reduce((a, b) => a + b, 0);
+  return h(
+    "p",
+    { class: "trust" },
+    h("strong", {}, figure(own.n)),
+    of ? ` of ${figure(of)} features have a label that detects them better than chance. ` : " labels. ",
+    "Median AUROC on held-out contexts: detection ",
+    h("strong", {}, figure(own.median)),
+    beside("labelled, shuffled"),
+    labels.fuzzing && labels.fuzzing.median !== null && labels.fuzzing.median !== undefined
+      ? [", fuzzing ", h("strong", {}, figure(labels.fuzzing.median)), beside("fuzzing, shuffled")]
+      : null,
+    ".",
   );
 }
 

@@ -1,4 +1,5 @@
-// A table of any length: only the rows in sight are in the page. Columns: {key, title, about, width, digits, wide, show(value, row) -> node}.
+// A table of any length: only the rows in sight are in the page. Columns: {key, title, about, width, digits, wide, far, show(value, row) -> node};
+// a wide one is left out on a narrow screen, a far one where there is no room for all.
 const ROW = 36;
 
 class VirtualTable {
@@ -8,6 +9,7 @@ class VirtualTable {
     this.active = 0;
     this.total = 0;
     this.narrow = matchMedia("(max-width: 46rem)");
+    this.middling = matchMedia("(max-width: 80rem)");
     this.head = h("div", { class: "vt-head", role: "row" });
     this.space = h("div", { class: "vt-space", role: "rowgroup" });
     this.box = h(
@@ -28,11 +30,11 @@ class VirtualTable {
     };
     const before = printed(true),
       after = printed(false);
-    this.narrow.addEventListener("change", relay);
+    for (const m of [this.narrow, this.middling]) m.addEventListener("change", relay);
     addEventListener("beforeprint", before);
     addEventListener("afterprint", after);
     onLeave(() => {
-      this.narrow.removeEventListener("change", relay);
+      for (const m of [this.narrow, this.middling]) m.removeEventListener("change", relay);
       removeEventListener("beforeprint", before);
       removeEventListener("afterprint", after);
     });
@@ -41,13 +43,13 @@ class VirtualTable {
   }
 
   seen() {
-    return this.columns.filter((c) => !(c.wide && this.narrow.matches));
+    return this.columns.filter((c) => !((c.wide && this.narrow.matches) || (c.far && this.middling.matches)));
   }
 
   heads() {
     const shown = this.seen();
     this.box.style.setProperty("--columns", shown.map((c) => (this.narrow.matches && c.small) || c.width).join(" "));
-    const least = shown.reduce((sum, c) => sum + Number(/([\d.]+)rem/.exec(c.width)[1]) + 0.9, 0.2);
+    const least = shown.reduce((sum, c) => sum + Number(/([\d.]+)rem/.exec(c.width)[1]) + 0.8, 0.2);
     this.box.style.setProperty("--least", least + "rem");
     this.box.setAttribute("aria-colcount", shown.length);
     this.head.replaceChildren(

@@ -17,6 +17,10 @@ KINDS: Mapping[str, str] = {
     "icons": "drawings of the miniature",
     "pictures": "base pictures of evaluations",
     "admission": "pictures counted by `efface icons check`",
+    "stores": "evidence of SAEs that `efface inspect` collected",
+    "inspect": "what pages show of concepts, and their pictures",
+    "maps": "maps of features",
+    "saes": "SAEs that sae-lens fetched",
     "looks": "counts of looks at test",
 }
 """Folder of the cache -> what lies there. Each entry of it is one of the cache's, but `looks`, which is one as a whole."""

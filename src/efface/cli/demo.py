@@ -53,7 +53,10 @@ def demo(
 
 def picture_page(folder: Path, quick: bool, say: Callable[[str], None]) -> "tuple[Sequence[ReportData], str]":
     """(what the image story adds to the page, one sentence on it)."""
+    import dataclasses
+
+    from ..deactivate.evaluation.report import PAGES
     from ..t2i.demo import QUICK, StoryConfig, image_story
 
     page, told = image_story(folder / "pictures", QUICK if quick else StoryConfig(), say)
-    return (() if page is None else (page,)), told
+    return (() if page is None else (dataclasses.replace(page, pages=f"../pictures/evaluation/{PAGES}"),)), told

@@ -99,7 +99,6 @@ def _evaluate_texts(
     wanted, edits = Concept.load(concept), [Edit.load(e) for e in edit]
     host = o.load_host(model, dtype, device)
     result = run_suite(host, edits, wanted, split, config, saes=load_saes(sae))
-    result = dataclasses.replace(result, extra={**result.extra, "edits": [e.digest for e in edits]})
     with new_folder(out) as work:
         write_evaluation(work, host, wanted, edits, result)
     o.emit({"out": str(out), **result.to_json()}, o.comparison(compare_results([result])) + f"\n{out / 'report.html'}", as_json)

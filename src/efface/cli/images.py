@@ -1,6 +1,5 @@
 """What `efface eval` does on an image pipeline."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,6 @@ def evaluate_pictures(
     host = _host(model, dtype, device, *sampling)
     admitted, note = cells_of(model, cells, host.sampling)
     found = evaluate(host, edits, wanted, split, config, copies=copies, cells=admitted)
-    named = dataclasses.replace(found.result, extra={**found.result.extra, "edits": [e.digest for e in edits]})
-    found = dataclasses.replace(found, result=named)
     with new_folder(out) as work:
         write_evaluation(work, found, notes=(note,))
     typer.echo(note, err=True)

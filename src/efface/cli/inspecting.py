@@ -8,18 +8,22 @@ import typer
 
 from ..base.errors import InputError
 from . import options as o
-from .workbench import Workbench, found_below, load_results
+from .workbench import Workbench, check_results, found_below, load_results
 
+DOCUMENTS, LINES = 300, 2000
+"""Documents that evidence is collected from where none is there: of texts, of prompts, which are shorter."""
+PICTURED = 12
 ManyConcepts = Annotated[list[str], typer.Option("--concept", "-c", help="A concept whose features are ranked; may be repeated.")]
 Results = Annotated[list[Path], typer.Option("--result", help="A folder that `efface eval` or `attack` wrote; may be repeated.")]
 NoGate = Annotated[bool, typer.Option("--no-gate", help="Fit no gate for the concepts: quicker.")]
 Title = Annotated[str, typer.Option("--title", help="Heading of the page; unset: the SAE's or the concept's name.")]
 Documents = Annotated[
-    int, typer.Option("--documents", help="Where an SAE has no evidence yet: how many documents are read for it.", min=10)
+    int | None,
+    typer.Option(
+        "--documents", help=f"Where an SAE has no evidence: documents read for it; unset: {DOCUMENTS}, of a pipeline {LINES}.", min=10
+    ),
 ]
 Corpus = Annotated[str, typer.Option("--corpus", help="And which: embedded, a file, a folder, or hub:NAME.")]
-DOCUMENTS = 2000
-PICTURED = 12
 
 
 def inspect(
@@ -34,8 +38,9 @@ def inspect(
         int | None,
         typer.Option("--pictures", help=f"Pipelines: so many features are drawn with and without; unset: {PICTURED}.", min=0),
     ] = None,
-    documents: Documents = DOCUMENTS,
+    documents: Documents = None,
     corpus: Corpus = "embedded",
+    split: o.Shown = "validation",
     no_gate: NoGate = False,
     title: Title = "",
     model: o.OptionalModel = None,
@@ -46,17 +51,19 @@ def inspect(
 ) -> None:
     """One HTML file: features with their evidence, concepts, edits, prompts, results. It opens from disk and asks for nothing from outside."""
     _check(out, sae, concept, edit, result, prompt)
+    o.check_split(split)
     from ..deactivate.inspect.page import write_page
     from ..deactivate.inspect.site import Site
 
     results = load_results(result)
     bench = Workbench(o.sae_folders(sae), model, dtype, device, seed)
     bench.load_edits(edit)
+    check_results(results, [e for e, _ in bench.edits])
     drawn = (PICTURED if pictures is None else pictures) if sae and bench.drawing else 0
     if pictures and not drawn:
         raise InputError("--pictures: no pipeline is inspected, and a language model draws none; leave it out")
-    views = bench.views(documents, corpus)
-    dossiers = bench.dossiers(concept, gated=not no_gate)
+    views = bench.views(documents or (LINES if sae and bench.drawing else DOCUMENTS), corpus)
+    dossiers = bench.dossiers(concept, gated=not no_gate, split=split)
     asked = list(prompt) or bench.examples(concept)
     reader = bench.reader(views) if asked else None
     read = [reader.read(p) for p in asked] if reader is not None else []
@@ -90,6 +97,7 @@ def serve(
     concept: ManyConcepts = [],  # noqa: B006
     port: Annotated[int, typer.Option("--port", help="On this machine; 0: any free one.", min=0, max=65535)] = 8040,
     no_model: Annotated[bool, typer.Option("--no-model", help="Load no model: prompts are not read and nothing is drawn.")] = False,
+    split: o.Shown = "validation",
     no_gate: NoGate = False,
     title: Title = "",
     model: o.OptionalModel = None,
@@ -99,6 +107,7 @@ def serve(
     as_json: o.Json = False,
 ) -> None:
     """The same pages for SAEs of any size, answered on this machine alone (127.0.0.1) until it is interrupted; the model is loaded when needed."""
+    o.check_split(split)
     from ..deactivate.inspect.server import Pages
     from ..deactivate.inspect.server import serve as answer
     from ..deactivate.inspect.site import Site
@@ -116,7 +125,7 @@ def serve(
     views = bench.views(verify=False)
     if no_model and concept:
         raise InputError("--concept: a model has to read its texts; leave out --no-model")
-    dossiers = bench.dossiers(concept, gated=not no_gate)
+    dossiers = bench.dossiers(concept, gated=not no_gate, split=split)
     live = bool(saes) and not no_model
     site = Site(
         title or _title(bench, concept), views, dossiers, bench.edits, load_results(results),

@@ -24,6 +24,7 @@ from .concept_files import concepts
 from .demo import demo
 from .doctor import doctor
 from .icons import icons_app
+from .labels import labels
 from .synthetic import synthetic_app
 
 BAD_PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
@@ -46,6 +47,7 @@ app.command("methods")(listing.methods)
 app.command("concepts")(concepts)
 app.command("train")(training.train)
 app.command("features")(features.features)
+app.command("labels")(labels)
 app.command("gate")(features.gate)
 app.add_typer(editing.erase_app(), name="erase")
 app.command("apply")(editing.apply)

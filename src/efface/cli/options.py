@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..base.errors import InputError, UnknownName
-from ..base.files import PICKLES
+from ..base.errors import InputError, UnknownName, nearest
+from ..base.files import PICKLES, cache_dir, digest, slug
 from . import completion as complete
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ Saes = Annotated[
     list[Path],
     typer.Option(
         "--sae",
-        help="An SAE folder, a folder of SAE folders, or icons for the packaged one; may be repeated.",
+        help="An SAE folder (ours, sae-lens', …), a folder of them, hub:RELEASE/ID of sae-lens, or icons; may be repeated.",
         autocompletion=complete.saes,
     ),
 ]
@@ -53,6 +53,14 @@ Split = Annotated[
     str,
     typer.Option(
         "--split", help="validation or test; every look at test is counted.", autocompletion=complete.one_of("validation", "test")
+    ),
+]
+Shown = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="test: figures of test too, which counts as a look at it; validation: without.",
+        autocompletion=complete.one_of("validation", "test"),
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0, max=2**32 - 1)]
@@ -80,6 +88,12 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_split(split: str) -> None:
+    """Refuses another split than validation and test, before anything heavy is loaded."""
+    if split not in ("validation", "test"):
+        raise UnknownName("split", split, ("validation", "test"))
 
 
 def check_model(model: str) -> None:
@@ -133,7 +147,7 @@ def sae_folders(paths: list[Path]) -> list[Path]:
     from ..t2i.aliases import ALIASES, packaged_saes
 
     found: list[Path] = []
-    for path in paths:
+    for path in map(_fetched, paths):
         if path.suffix in PICKLES:
             raise InputError(f"--sae {path}: pickled weights are refused; convert them to safetensors first")
         if path.suffix == ".npz" or any((path / name).is_file() for name in SAE_FILES):
@@ -148,9 +162,32 @@ def sae_folders(paths: list[Path]) -> list[Path]:
                 raise InputError(
                     f"--sae {path}: only pickled weights ({', '.join(pickles)}), which are refused; convert them to safetensors first"
                 )
+            if not path.exists():
+                beside = path.parent.iterdir() if path.parent.is_dir() else ()
+                near = nearest(path.name, [*(p.name for p in beside if p.is_dir()), *(ALIASES if path.name == str(path) else ())], n=2)
+                said = f"; nearest: {', '.join(str(path.parent / n) for n in near)}" if near else ""
+                raise InputError(f"--sae {path}: no SAE folder (cfg.json) there or below{said}. Make one with `efface train`")
             raise InputError(f"--sae {path}: no SAE folder (cfg.json) there or below; make one with `efface train`")
         found += below
     return found
+
+
+def _fetched(path: Path) -> Path:
+    """A folder; of `hub:RELEASE/ID` a copy in the cache, fetched once by sae-lens."""
+    kind, colon, name = str(path).partition(":")
+    if kind != "hub" or not colon:
+        return path
+    release, _, number = name.partition("/")
+    if not release or not number:
+        raise InputError(
+            f"--sae {path}: write hub:RELEASE/ID as sae-lens names them, such as hub:gpt2-small-res-jb/blocks.8.hook_resid_pre"
+        )
+    place = cache_dir() / "saes" / f"{slug(name)}-{digest(name)[:8]}"
+    if not place.exists():
+        from ..sae import SAE
+
+        SAE.from_pretrained(release, number).save(place)
+    return place
 
 
 def emit(value: Any, text: str, as_json: bool) -> None:

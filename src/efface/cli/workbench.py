@@ -83,9 +83,10 @@ class Workbench:
     def _store(self, folder: Path, sae: "SAE") -> Path:
         """Where an SAE's evidence lies: beside its weights, or in the cache."""
         from ..deactivate.layer import sae_digest
+        from ..sae.evidence.schema import FORMAT
 
         beside = folder / FOLDER
-        return beside if beside.exists() else cache_dir() / "stores" / sae_digest(sae)[:32]
+        return beside if beside.exists() else cache_dir() / "stores" / f"{sae_digest(sae)[:32]}-{FORMAT}"
 
     def _collect(self, missing: "dict[Path, SAE]", corpus: str, documents: int) -> None:
         typer.echo(
@@ -101,15 +102,15 @@ class Workbench:
 
             make_stores(self.host, texts, missing, other_model=other)
 
-    def dossiers(self, concepts: Sequence[str], gated: bool) -> list[dict[str, Any]]:
-        """What is known of each concept, from the cache where it was found before."""
+    def dossiers(self, concepts: Sequence[str], gated: bool, split: str = "validation") -> list[dict[str, Any]]:
+        """What is known of each concept, from the cache where it was found before; figures of `test` where `split` names it."""
         from ..deactivate.concept import Concept
         from ..deactivate.inspect.dossiers import kept_dossier
 
         loaded = [Concept.load(c) for c in concepts]
         if loaded and not self.saes:
             raise InputError("--concept: its features are those of an SAE; give --sae DIR too")
-        options = {"seed": self.seed, "gated": gated, "other_model": self.model is not None}
+        options = {"split": split, "seed": self.seed, "gated": gated, "other_model": self.model is not None}
         return [
             kept_dossier(self.host, c, self.saes, options, lambda c=c: self.side.concept_dossier(self.host, c, self.saes, **options))
             for c in loaded
@@ -163,6 +164,28 @@ def load_results(paths: Sequence[Path]) -> "list[Found]":
     from ..deactivate.inspect.results import Found
 
     return [Found.load(p) for p in paths]
+
+
+def check_results(results: "Sequence[Found]", edits: "Sequence[Edit]") -> None:
+    """Refuses figures of another edit than those given, where a page would set them beside these.
+
+    Raises:
+        InputError: Attacks on another edit, or figures of an edit by the same eraser on the same concept.
+    """
+    given = {e.digest: e for e in edits}
+    for found in results if edits else ():
+        measured = [str(d) for d in found.result.extra.get("edits") or ()]
+        if not measured or any(d in given for d in measured):
+            continue
+        attacked = "attack" in found.result.card.suite
+        rows = {r.name for r in found.result.rows if r.kind == "edited"}
+        alike = [e for e in edits if e.eraser in rows and found.result.card.concept in e.concept_names]
+        if attacked or alike:
+            kind = "attacks" if attacked else "measures"
+            raise InputError(
+                f"--result {found.place} {kind} edit {measured[0][:12]}, and those given are {', '.join(d[:12] for d in given)}: it was "
+                "fitted anew, or is another one. Measure it again, give the edit that was measured, or leave one of both out"
+            )
 
 
 def found_below(folder: Path, name: str) -> list[Path]:
