@@ -31,12 +31,12 @@ print(host, sae.cfg.d_sae, "features at", sae.card["hook_point"])
 # ## Interpret
 #
 # Which features fire on prompts with a dog, and not on a wolf, a fox, or anything else? Each is shown with the tokens at which it is strongest and with its
-# score as a detector on `test` prompts, which chose nothing. AUROC .5 is a coin.
+# score as a detector on `validation` prompts, which had no part in the choice of the order. AUROC .5 is a coin.
 
 # %%
 report = find_features(host, concept, [sae], FeatureConfig(texts=60 if SMALL else 200))
 for f in report.features[:5]:
-    print(f"feature {f.id:>4}: AUROC {f.auroc['test']:.3f}, strongest at «{f.label}», e.g. {f.prompts[0]!r}")
+    print(f"feature {f.id:>4}: AUROC {f.auroc['validation']:.3f}, strongest at «{f.label}», e.g. {f.prompts[0]!r}")
 
 # %% [markdown]
 # ## Deactivate
