@@ -131,7 +131,7 @@ plt.show()
 
 # %%
 edit = efface.erase(
-    "npo", host, concept, steps=30 if SMALL else 20, batch=4, accumulate=1, lr=4e-3 if SMALL else 3e-4,
+    "npo", host, concept, steps=20, batch=4, accumulate=1, lr=4e-3 if SMALL else 3e-4,
     forget=("target", "questions"), retain=("neighbours", "questions"), length=32,
 )  # fmt: skip
 print(edit.name)

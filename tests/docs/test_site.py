@@ -19,7 +19,8 @@ import pytest
 from efface.base.config import from_mapping, parse_assignments
 from efface.base.errors import UnknownName
 from efface.deactivate import method, methods
-from efface.sae import SAE
+from efface.sae import SAE, TrainConfig
+from efface.t2i.drawing_config import DrawingConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -73,6 +74,14 @@ def test_every_setting_of_a_command_is_taken(site: ModuleType) -> None:
         settle(line)
     with pytest.raises(UnknownName, match="percentile"):
         settle("efface erase saeuron --set percentil=99")
+
+
+def test_every_setting_of_training_is_one_of_the_trainer_or_of_drawing() -> None:
+    known = {f.name for config in (TrainConfig, DrawingConfig) for f in dataclasses.fields(config)}
+    lines = [line for p in DOCS.glob("*.md") for line in commands(p.read_text(encoding="utf-8")) if line.startswith("efface train ")]
+    given = {word for line in lines for word in re.findall(r"--set (\w+)=", line)}
+    assert {"denoise_steps", "guidance"} <= given <= known
+    assert "denoise_step" not in known
 
 
 def settle(line: str) -> None:
