@@ -66,7 +66,7 @@ def contexts(rng: random.Random, c: EvidenceConfig) -> list[dict]:
 def detail(rng: random.Random, f: int, n: int) -> dict:
     ids = [rng.randrange(WORDS) for _ in range(10)]
     return {
-        "feature": f, "first_bin": 90, "counts": [rng.randrange(999) for _ in range(14)], "promoted": ids, "suppressed": ids[::-1],
+        "feature": f, "first_bin": 40, "counts": [rng.randrange(999) for _ in range(14)], "promoted": ids, "suppressed": ids[::-1],
         "firing": [{"id": t, "share": 0.1, "log_odds": 2.0} for t in ids], "neighbours": [{"id": rng.randrange(n), "cosine": 0.3} for _ in range(10)],
     }  # fmt: skip
 
