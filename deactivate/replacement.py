@@ -1,7 +1,7 @@
 """Anchor replacement: where features of a concept are active in a prompt, other words are read in their place."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,10 +25,12 @@ SHARE = 0.3
 class ReplacementPart(Part):
     """Image hosts: the prompt is read with `anchor` in the place of the words that carry the features.
 
-    A word carries them where the sum of their activations over a token of it is at least `share` of the prompt's largest: later
-    words of a causal encoder, and words beside the concept's (its style), have a little of them too.
-    Where none of its own words has an active feature (only EOS, which has read them all), `anchor` alone is read. Detecting
-    with an SAE and replacing the input, instead of editing its latents, keeps the stream on the encoder's own manifold.
+    From left to right: the first word of which a token has at least `share` of the prompt's largest sum of activations gives way, and the
+    prompt is read again, since in a causal encoder the words behind it had some of its features too. Words next to an anchor that still
+    carry them go without one of their own. Where the whole prompt (its EOS) still has more than that share, and more than the anchor
+    alone, other words of a description carry the concept together: they go too, one after the other.
+    Where no word has an active feature (only EOS), `anchor` alone is read. Detecting with an SAE and replacing the input, instead of
+    editing its latents, keeps the stream on the encoder's own manifold.
 
     Raises:
         InputError: A token of the anchor cannot be told from nothing.
@@ -77,35 +79,106 @@ class ReplacementPart(Part):
         self.layer.bound(host)
         return self
 
-    @torch.no_grad()
     def substituted(self, host: "Host", prompts: Sequence[str]) -> list[str]:
         """Each prompt as it is read instead; unchanged where no feature is active."""
+        begun = self._heard(host, prompts)
+        found = [
+            Rewriting(" ".join(p.split()), self.anchor, self.share * max(h.words)) if any(h.words) else None
+            for p, h in zip(prompts, begun, strict=True)
+        ]
+        under_way = [r for r in found if r]
+        self._until(host, under_way, Rewriting.replace_next)
+        itself = self._heard(host, [self.anchor])[0].rest if under_way else 0.0
+        for rewriting, heard in zip(found, begun, strict=True):
+            if rewriting:
+                rewriting.limit = max(self.share * heard.rest, itself)
+        self._until(host, under_way, Rewriting.drop_next)
+        others = [self.anchor if h.rest else p for p, h in zip(prompts, begun, strict=True)]
+        return [r.text if r else other for r, other in zip(found, others, strict=True)]
+
+    def _until(self, host: "Host", rewritings: "Sequence[Rewriting]", step: "Callable[[Rewriting, Heard], bool]") -> None:
+        """Steps of each, every one on the prompt as it reads by then, until none has one left."""
+        while rewritings:
+            heard = self._heard(host, [r.text for r in rewritings])
+            rewritings = [r for r, h in zip(rewritings, heard, strict=True) if step(r, h)]
+
+    @torch.no_grad()
+    def _heard(self, host: "Host", prompts: Sequence[str]) -> "list[Heard]":
+        if not prompts:
+            return []
         reader: Any = host.reader([self.layer.hook_point])  # type: ignore[union-attr]
         rows = reader.token_ids(prompts)
         ids, mask = reader.pad(rows)
         with unedited(host):
             acts = self.layer.acts(reader.activations(ids, mask, [self.layer.hook_point])[self.layer.hook_point])
-        strength = acts.abs().sum(-1).cpu().where(reader.keep_mask(ids, mask), 0.0)
-        return [
-            self._replaced(prompt, words_of(reader.tokenizer, prompt, row), some[: len(row)].tolist()) if some.any() else prompt
-            for prompt, row, some in zip(prompts, rows, strength, strict=True)
-        ]
+        strength, own = acts.abs().sum(-1).cpu(), reader.keep_mask(ids, mask)
+        out = []
+        for prompt, row, some, keep in zip(prompts, rows, strength, own, strict=True):
+            words = words_of(reader.tokenizer, prompt, row)
+            each = some.where(keep, 0.0).tolist()
+            out.append(Heard(words, [max(each[i] for i in w.tokens) for w in words], float(some[1 : len(row)].max()) if len(row) > 1 else 0.0))
+        return out
 
-    def _replaced(self, prompt: str, words: Sequence["Word"], strength: Sequence[float]) -> str:
-        """Runs of active words as the anchor, once each; the anchor alone where only special tokens are active."""
-        strongest = [max(strength[i] for i in w.tokens) for w in words]
-        most = max(strongest, default=0.0)
-        if not most:
-            return self.anchor
-        pieces, end, before = list[str](), 0, False
-        for word, much in zip(words, strongest, strict=True):
-            gap, on = prompt[end : word.start], much > 0 and much >= self.share * most
-            if not (on and before):
-                pieces += [gap, self.anchor if on else prompt[word.start : word.end]]
-            elif gap.strip():  # «dog, dog» is two runs
-                pieces += [gap, self.anchor]
-            end, before = word.end, on
-        return " ".join("".join([*pieces, prompt[end:]]).split())
+
+@dataclass(frozen=True)
+class Heard:
+    """What the features say of a prompt."""
+
+    spans: "Sequence[Word]"
+    words: Sequence[float]
+    """Largest sum of activations over a word's tokens, word by word."""
+    rest: float
+    """The same over all tokens but the first, the last one (EOS) among them."""
+
+
+@dataclass(eq=False)
+class Rewriting:
+    """A prompt under way: from left to right, each word that carries the features gives way, and the rest is read again.
+
+    In a causal encoder a word has features of those before it, so that what stands behind a replaced word may carry nothing of its own.
+    """
+
+    text: str
+    anchor: str
+    limit: float
+    """Sum of activations from which a word, or in the end the prompt, carries the concept."""
+    placed: list[tuple[int, int]] = field(default_factory=list)
+    """Where the anchor stands in the text."""
+
+    def replace_next(self, heard: Heard) -> bool:
+        """The first word behind the last anchor that carries the features gives way to the anchor, or goes if the anchor stands just before it."""
+        settled = self.placed[-1][1] if self.placed else 0
+        for word, much in zip(heard.spans, heard.words, strict=True):
+            if word.start >= settled and much > 0 and much >= self.limit:
+                beside = bool(self.placed) and not self.text[settled : word.start].strip(" -'’")
+                start = settled if beside else word.start
+                self._put(start, word.end, "" if beside else self.anchor)
+                if not beside:
+                    self.placed.append((start, start + len(self.anchor)))
+                return True
+        return False
+
+    def drop_next(self, heard: Heard) -> bool:
+        """While the whole prompt still carries the features, the word goes that stands nearest before the first anchor, or else the last one."""
+        if heard.rest <= self.limit or not self.placed:
+            return False
+        free = [w for w in heard.spans if not any(a <= w.start < b for a, b in self.placed)]
+        before = [w for w in free if w.end <= self.placed[0][0]]
+        if not free:
+            return False
+        gone = before[-1] if before else free[-1]
+        self._put(gone.start, gone.end, "")
+        return True
+
+    def _put(self, start: int, end: int, what: str) -> None:
+        """Text in the place of a span; white space becomes single, and places move along."""
+        head, tail = self.text[:start] + what, self.text[end:]
+        if not what:
+            tail = tail.lstrip() if head[-1:].isspace() or not head else tail
+            head = head if tail else head.rstrip()
+        moved = len(head) + len(tail) - len(self.text)
+        self.text = head + tail
+        self.placed = [(a, b) if b <= start else (a + moved, b + moved) for a, b in self.placed]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Interpret-then-Deactivate on a tiny real pipeline with planted features: one word, one feature."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ import efface
 from efface.base.errors import InputError, MatchedNothing, UnknownName
 from efface.deactivate import ChangeGate, Concept, DeactivationPart, Edit, erase
 from efface.deactivate.concepts_gate import ConceptsGate, Group
-from efface.deactivate.replacement import ReplacementPart, Word
+from efface.deactivate.replacement import Heard, ReplacementPart, Rewriting, Word
 from efface.sae import SAE
 from efface.t2i.host import ImageHost
 from efface.t2i.methods.itd.config import ItdConfig
@@ -251,9 +252,32 @@ def test_words_with_a_little_of_the_features_stay():
     assert ReplacementPart(layer, "tree", 0.2).substituted(host, prompts) == ["a tree and a tree", "the tree"]
     assert ReplacementPart(layer, "tree", 0.8).substituted(host, prompts) == ["a tree and a cat", "the tree"]
     assert ReplacementPart(layer, "", 0.2).substituted(host, prompts) == ["a and a", "the"]
-    pieces = [Word(0, 3, (1,)), Word(4, 8, (2, 3)), Word(10, 13, (4,))]  # «mutt» is two tokens, of which the second carries it
-    whole = ReplacementPart(layer, "tree", 0.5)._replaced("the mutt, dog", pieces, [0.0, 0.2, 0.1, 5.0, 4.0, 9.0])
-    assert whole == "the tree, tree"
+    several = Rewriting("the mutt, dog x", "tree", 1.0)
+    words = [Word(0, 3, (1,)), Word(4, 8, (2, 3)), Word(10, 13, (4,)), Word(14, 15, (5,))]  # «mutt» is two tokens, of which one carries it
+    assert several.replace_next(Heard(words, [0.2, 5.0, 4.0, 0.0], 5.0))
+    assert several.text == "the tree, dog x"
+    assert several.replace_next(Heard(words, [0.2, 5.0, 4.0, 0.0], 5.0))
+    assert several.text == "the tree, tree x"
+    assert not several.replace_next(Heard(words, [0.2, 5.0, 4.0, 0.0], 5.0))
+    assert not several.drop_next(Heard(words, [0.0] * 4, 1.0))
+    assert several.drop_next(Heard(words, [0.0] * 4, 1.1))
+    assert several.text == "tree, tree x"  # what stands before the anchor goes first
+
+
+def test_a_word_that_has_the_features_of_the_one_before_it_stays():
+    """As read first, both words carry the features; with the first one replaced, the second does not."""
+
+    class Causal(ReplacementPart):
+        def _heard(self, host, prompts):
+            tokens = [p.split() for p in prompts]
+            carries = [[float("monotone" in t[: i + 1]) for i in range(len(t))] for t in tokens]
+            spans = [[Word(m.start(), m.end(), (i + 1,)) for i, m in enumerate(re.finditer(r"\S+", p))] for p in prompts]
+            return [Heard(s, c, max(c)) for s, c in zip(spans, carries, strict=True)]
+
+    host = tiny_image_host("sd")
+    layer = DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True)
+    asked = ["monotone dog", "a dog in monotone style", "a dog"]
+    assert Causal(layer, "noto").substituted(host, asked) == ["noto dog", "a dog in noto style", "a dog"]
 
 
 def test_where_only_eos_is_active_the_anchor_alone_is_read():
