@@ -56,6 +56,8 @@ class ItdConfig:
     """
     value: float = -8.0
     """Multiplier (published: -8; 0 takes out, 1 leaves all as it is), or the value of `clamp`."""
+    share: float = 0.3
+    """form=replace: of the prompt's largest sum of activations, from which a word carries the concept."""
     keep_error: bool | None = None
     """Whether what the SAE does not reconstruct stays. Unset: the preset's."""
     gate: GateKind | None = None
@@ -103,6 +105,8 @@ class ItdConfig:
         for name in ("least_target", "most_retain", "enough"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in (0, 1], {getattr(self, name)} found")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share must lie in [0, 1], {self.share} found")
         if not self.expand_lr > 0:
             raise InputError(f"expand_lr must be above 0, {self.expand_lr} found")
         if not 0 <= self.fpr < 1:

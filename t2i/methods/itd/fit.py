@@ -168,7 +168,7 @@ def part_of(sae: "SAE", chosen: Sequence[Chosen], config: ItdConfig) -> Part:
         anchors = {c.concept.require("anchor") for c in chosen}
         if len(anchors) > 1:
             raise InputError(f"form=replace: one anchor for all concepts of an edit; found {', '.join(map(repr, sorted(anchors)))}")
-        return ReplacementPart(DeactivationPart(sae, union, 0.0, "scale", spare_first=True), anchors.pop())
+        return ReplacementPart(DeactivationPart(sae, union, 0.0, "scale", spare_first=True), anchors.pop(), config.share)
     mode = "scale" if config.form == "scale" else "clamp"
     return DeactivationPart(sae, union, config.value, mode, keep_error=config.keep_error_or_default, spare_first=True)
 
