@@ -1,5 +1,6 @@
 """Anchor replacement: where features of a concept are active in a prompt, other words are read in their place."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from .hosts import Host
 
 
+WORD = re.compile(r"\w+(?:[-'’]\w+)*")
+"""A word with its hyphens and apostrophes."""
 SHARE = 0.3
 """Chosen on `validation` of the miniature's dog."""
 
@@ -150,7 +153,7 @@ class Rewriting:
         settled = self.placed[-1][1] if self.placed else 0
         for word, much in zip(heard.spans, heard.words, strict=True):
             if word.start >= settled and much > 0 and much >= self.limit:
-                beside = bool(self.placed) and not self.text[settled : word.start].strip(" -'’")
+                beside = bool(self.placed) and not self.text[settled : word.start].strip()
                 start = settled if beside else word.start
                 self._put(start, word.end, "" if beside else self.anchor)
                 if not beside:
@@ -201,12 +204,13 @@ def words_of(tokenizer: Any, prompt: str, row: Sequence[int]) -> list[Word]:
     read = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
     if list(read["input_ids"]) != list(row):
         raise InputError(f"form=replace: the tokenizer reads {prompt!r} in two ways")
-    found: dict[int, list[int]] = {}
-    for i, word in enumerate(read.word_ids()):
-        if word is not None:
-            found.setdefault(word, []).append(i)
     spans = read["offset_mapping"]
-    return [Word(spans[at[0]][0], spans[at[-1]][1], tuple(at)) for at in found.values()]
+    found = []
+    for match in WORD.finditer(prompt):
+        tokens = tuple(i for i, (start, end) in enumerate(spans) if start < match.end() and end > match.start())
+        if tokens:
+            found.append(Word(match.start(), match.end(), tokens))
+    return found
 
 
 __all__ = ["ReplacementPart"]

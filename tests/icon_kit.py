@@ -8,6 +8,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from efface.base.files import digest
 from efface.deactivate.concept import Concept
 from efface.t2i.evaluation.judging import NONE
 from efface.t2i.icons import concepts
@@ -76,6 +77,10 @@ class PastingEdit:
     things: tuple[str, ...]
     eraser: str = "forgetting"
     style_lost: bool = False
+
+    @property
+    def digest(self) -> str:
+        return digest([self.things, self.style_lost])
 
     @contextmanager
     def applied(self, host: PastingHost) -> Iterator[None]:

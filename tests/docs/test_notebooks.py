@@ -154,7 +154,7 @@ def test_06_an_own_eraser_stands_in_the_table_like_ours(ran: Any, monkeypatch: p
 
 def test_03_features_of_the_dog_tell_it_from_its_neighbours(ran: Any) -> None:
     report = ran("03", "Deactivate")["report"]
-    assert max(f.auroc["test"] for f in report.features[:5]) > 0.65
+    assert max(f.auroc["validation"] for f in report.features[:5]) > 0.65
     assert report.features[0].score > report.features[-1].score + 0.1
 
 
@@ -164,4 +164,4 @@ def test_03_the_dog_goes_and_all_else_stays_to_the_bit(ran: Any) -> None:
     assert names["dogs"]["base"] >= 0.75
     assert names["dogs"]["edited"] <= 0.25 < names["dogs"]["features by lot"]
     assert names["same"]["edited"] == 1.0 > names["same"]["features by lot"]
-    assert names["report"].features[0].auroc["test"] > 0.6
+    assert names["report"].features[0].auroc["validation"] > 0.6
