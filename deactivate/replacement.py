@@ -119,7 +119,7 @@ class ReplacementPart(Part):
         for prompt, row, some, keep in zip(prompts, rows, strength, own, strict=True):
             words = words_of(reader.tokenizer, prompt, row)
             each = some.where(keep, 0.0).tolist()
-            out.append(Heard(words, [max(each[i] for i in w.tokens) for w in words], float(some[1 : len(row)].max()) if len(row) > 1 else 0.0))
+            out.append(Heard(words, [max(each[i] for i in w.tokens) for w in words], max(some[1 : len(row)].tolist(), default=0.0)))
         return out
 
 
