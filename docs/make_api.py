@@ -63,8 +63,8 @@ def home(package: Path, name: str) -> Path | None:
 def defined(package: Path, name: str, elsewhere: Iterable[Path]) -> tuple[str, str] | None:
     """(signature, first line) of a name of a package: of the module that it is taken from, else of the first that defines it."""
     module = home(package, name)
-    own = definitions(module, name) if module else iter(())
-    return next((d for d in (*own, *(d for place in elsewhere for d in definitions(place, name))) if d[1]), None)
+    places = (*([module] if module else ()), *elsewhere)
+    return next((d for place in places for d in definitions(place, name) if d[1]), None)
 
 
 def page() -> str:
@@ -75,7 +75,8 @@ def page() -> str:
         module = "efface" if folder == "src/efface" else f"efface.{folder.replace('/', '.')}"
         lines = []
         for name in sorted(n for n in exported(package) if not n.startswith("__")):
-            searched = (package, *(ROOT / f for f in ("deactivate", "llm") if folder == "src/efface"), package.parent)
+            beside = [package.parent] if package.parent != ROOT else []
+            searched = (package, *beside, ROOT / "deactivate", ROOT / "llm")
             found = defined(package, name, searched)
             if found is None:
                 raise SystemExit(f"{module}.{name} has no docstring, or is not defined where it is exported from")
