@@ -40,6 +40,8 @@ class PictureCell:
     """Split that is measured."""
     cells: str = ""
     """`cells.json` of `efface icons check`; empty: the packaged one."""
+    gold: str = ""
+    """A pipeline trained without the concept; empty: none."""
     dtype: str = "float32"
     seed: int = 0
 
@@ -53,6 +55,7 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     from ...deactivate.edit import Edit
     from ...deactivate.erasing import erase
     from ..icons.cells import cells_of
+    from ..models import load_pipeline
     from .reporting import write_evaluation
     from .suite import ImageSuiteConfig, evaluate
 
@@ -72,7 +75,8 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     edit, fitted = Edit.load(work / "edit"), time.perf_counter() - started
     admitted, note = cells_of(cell.model, Path(cell.cells) if cell.cells else None, host.sampling)
     suite = from_mapping(ImageSuiteConfig, dict(inputs.get("suite") or {}), where="suite")
-    found = evaluate(host, [edit], concept, cell.split, suite, cells=admitted)
+    never = load_pipeline(cell.gold, dtype=cell.dtype) if cell.gold else None
+    found = evaluate(host, [edit], concept, cell.split, suite, cells=admitted, gold=never)
     shutil.rmtree(work / "report", ignore_errors=True)
     (work / "report").mkdir()
     write_evaluation(work / "report", found, notes=(note,))
@@ -103,8 +107,23 @@ def _loaded(model: str, dtype: str, folders: tuple[str, ...]) -> "tuple[ImageHos
     return load_pipeline(model, dtype=dtype), tuple(SAE.load(f) for f in folders)
 
 
-GOALS = ("UA", "UA_rel", "UA_seen", "UA_held_out", "IRA", "IRA_rel", "IRA_nb", "CRA", "CRA_rel", "CRA_0", "ALIGN", "kept", "H_c")
-BESIDE = ("UA_rel", "UA_held_out", "IRA_rel", "kept")
+GOALS = (
+    "UA",
+    "UA_rel",
+    "UA_seen",
+    "UA_held_out",
+    "IRA",
+    "IRA_rel",
+    "IRA_nb",
+    "CRA",
+    "CRA_rel",
+    "CRA_0",
+    "ALIGN",
+    "kept",
+    "H_c",
+    "KID_gold",
+)
+BESIDE = ("UA_rel", "UA_held_out", "IRA_rel", "ALIGN", "kept", "KID_gold")
 """Figures of the goals, and those that are told of the controls too."""
 
 

@@ -33,6 +33,9 @@ METRICS: Mapping[str, Metric] = {
     "H_c": Metric("H_c", "higher", about="Harmonic mean of 1 - Acc_e, Acc_s (MACE)."),
     "mark": Metric("mark", "neither", about="Share of pictures that carry the implicit mark, which no prompt names."),
     "KID": Metric("KID x 1000", "lower", scale=1000.0, digits=2, about="Unbiased MMD to the base's pictures of everything but the concept."),
+    "KID_gold": Metric(
+        "KID to gold x 1000", "lower", scale=1000.0, digits=2, about="Unbiased MMD of the concept's prompts to what a model draws for them that never saw it."
+    ),
 }  # fmt: skip
 
 

@@ -48,20 +48,26 @@ def applied(host: ImageHost, edits: "Sequence[Edit]") -> ExitStack:
 class Rows:
     """Draws the base, and then one row after the other."""
 
-    def __init__(self, host: ImageHost, ground: Ground) -> None:
+    def __init__(self, host: ImageHost, ground: Ground, gold: ImageHost | None = None) -> None:
         self.host, self.ground = host, ground
         self.pictures = Pictures(ground.asks, ground.seeds)
         self.rows: list[Row] = []
         self.extra: dict[str, Any] = {
             "absent": [], "no harm": {}, "prompts": _counts(ground.asks), "ways": {}, "changed": {}, "identical": {}, "drawn": {},
         }  # fmt: skip
+        self.golden: UInt8[Tensor, "n 3 h w"] | None = None
         self.domain: m.Domain = "style" if ground.head == "style" else "object"
         images, drawn = base_pictures(host, ground)
         self.pictures.by_row["base"] = self.images = images
         self.extra["drawn"]["base"] = drawn
         self.base = ground.judge(images, ground.whole)
         self.counted = self._counted()
+        if gold is not None:
+            self.golden, self.extra["drawn"]["gold"] = ground.draw(gold, "gold", ground.whole)
         self._add("base", "base", [(images, ground.whole)], "identity: the host unedited, measured against itself")
+
+        if self.golden is not None:
+            self._add("gold", "control", [(self.golden, ground.whole)], "a model trained without the concept: what an eraser should leave")
 
     def edited(self, name: str, state: "Callable[[], AbstractContextManager[object]]") -> None:
         """The row of the edited host."""
@@ -147,19 +153,29 @@ class Rows:
         return values | self._kid(images, at)
 
     def _kid(self, images: Tensor, at: Int[np.ndarray, " m"]) -> dict[str, Value]:
-        """KID of everything but the concept's own prompts to the base's, in the first copy's features."""
-        rest, size = ~self.ground.of_concept()[at], self.ground.config.kid_size
-        if rest.sum() < 5 * size:
+        """KIDs in the first copy's features: of all but the concept's prompts to the base's pictures, of the concept's to gold's."""
+        own, size = self.ground.of_concept()[at], self.ground.config.kid_size
+        found = self._distance("KID", images, self.images, at, ~own, size)
+        if self.golden is not None and images is not self.golden:
+            found |= self._distance("KID_gold", images, self.golden, at, own, max(2, min(size, int(own.sum()) // 10)))
+        return found
+
+    def _distance(
+        self, name: str, images: Tensor, others: Tensor, at: Int[np.ndarray, " m"], chosen: Bool[np.ndarray, " m"], size: int
+    ) -> dict[str, Value]:
+        """KID of the chosen pictures to those of other prompts among `others`: with the same prompts identity would come out below 0."""
+        if chosen.sum() < 5 * size:
             if len(at) == len(self.images):
-                self.extra["absent"] = list(dict.fromkeys([*self.extra["absent"], f"KID: {int(rest.sum())} pictures, {5 * size} needed"]))
+                told = f"{name}: {int(chosen.sum())} pictures, {5 * size} needed"
+                self.extra["absent"] = list(dict.fromkeys([*self.extra["absent"], told]))
             return {}
         judge, prompt = next(iter(self.ground.copies[0].values())), at // len(self.ground.config.seeds)
         mine = np.random.default_rng(self.ground.config.seed).permutation(len(self.ground.asks))[prompt] % 2 == 0
-        sides = (images, rest & mine), (self.images[torch.from_numpy(at)], rest & ~mine)
+        sides = (images, chosen & mine), (others[torch.from_numpy(at)], chosen & ~mine)
         x, y = (judge.features(p[torch.from_numpy(w)]).numpy() for p, w in sides)
-        found = kid(x, y, judge.features_name, size)  # other prompts on each side: with the same on both, identity would come out below 0
-        self.extra["KID"] = {"features": found.features, "subset": found.size}
-        return {"KID": found.value}
+        found = kid(x, y, judge.features_name, size)
+        self.extra[name] = {"features": found.features, "subset": found.size}
+        return {name: found.value}
 
 
 def _counts(asked: Sequence[Ask]) -> Mapping[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Bool
 
-from ...base.errors import MatchedNothing, UnknownName
+from ...base.errors import InputError, MatchedNothing, UnknownName
 from ...base.files import cache_dir, digest
 from ...deactivate.evaluation import ProtocolCard, Result, count_look
 from ..pools import with_general
@@ -40,12 +40,13 @@ class Evaluation:
 def evaluate(
     host: ImageHost, edits: "Sequence[Edit]", concept: "Concept", split: str = "validation", config: ImageSuiteConfig | None = None, *,
     copies: Sequence[Copy] | None = None, cells: Cells | None = None,
-    controls: "Mapping[str, Sequence[Sequence[Edit]]] | None" = None, name: str = "", commands: Sequence[str] = (),
+    controls: "Mapping[str, Sequence[Sequence[Edit]]] | None" = None, gold: ImageHost | None = None, name: str = "",
+    commands: Sequence[str] = (),
 ) -> Evaluation:  # fmt: skip
     """Draws a split's prompts with and without the edits, with the same seeds, and judges both.
 
-    Rows: the base (identity), the host with all `edits`, and the controls: blank output, a string filter on the concept's names, and
-    random features and directions, where the edits have any. The host is left as it was. A look at `test` is counted. Other ways to
+    Rows: the base (identity), gold where there is one, the host with all `edits`, and the controls: blank output, a string filter on the
+    concept's names, and random features and directions, where the edits have any. The host is left as it was. A look at `test` is counted. Other ways to
     ask count where the base draws them (`least_drawn`).
 
     Args:
@@ -57,11 +58,12 @@ def evaluate(
         copies: Judges; None: those of the concept's family.
         cells: Object -> styles that the base draws; None: everything is drawn.
         controls: Name -> draws, each a list of edits, in the place of the random controls.
+        gold: A host that was trained without the concept; its row is the floor, and `KID_gold` each row's distance to it.
         name: Of the result; empty: the concept's.
         commands: That made it.
 
     Raises:
-        InputError: The concept lacks labels, or the base draws nothing of it.
+        InputError: The concept lacks labels, the base draws nothing of it, or `gold` draws with other settings.
         UnknownName: Unknown split, or a class that the judges do not know.
     """
     if split not in get_args(Split):
@@ -70,7 +72,9 @@ def evaluate(
     shared = ground(read, split, config or ImageSuiteConfig(), copies, cells)
     drawn, absent = (controls, ()) if controls is not None else random_controls(host, edits, concept, shared.config)
     looks = count_look(cache_dir() / "looks", concept.digest, split)
-    run = Rows(host, shared)
+    if gold is not None and dict(gold.sampling) != dict(host.sampling):
+        raise InputError(f"gold: draws with {dict(gold.sampling)}, the host with {dict(host.sampling)}; set steps and guidance alike")
+    run = Rows(host, shared, gold)
     if edits:
         run.edited(" + ".join(dict.fromkeys(e.eraser for e in edits)), lambda: applied(host, edits))
     filtered = named_in(shared.asks, (shared.target, concept.name, *concept.synonyms.get("seen", ())))
@@ -80,6 +84,8 @@ def evaluate(
         run.drawn(label, draws)
     run.extra["absent"] += absent
     run.extra["edits"] = [e.digest for e in edits]
+    if gold is not None:
+        run.extra["gold"] = {"name": gold.name, "digest": gold.digest}
     used = {k for r in run.rows for k in r.metrics}
     described = {k: METRICS[_plain(k)] if _plain(k) == k else _of_copy(k) for k in sorted(used, key=_order)}
     card = _card(host, shared, split, looks, cells)

@@ -62,6 +62,8 @@ class TextRecipe:
     """Of telling the style, beside telling the thing."""
     main_share: float = 0.6
     """Of a batch that is of the main set and the flags; the rest are other names."""
+    concepts_share: float = 0.0
+    """Of a batch that is drawings of the twenty concepts, before `main_share` is taken of what is left."""
     loop: LoopConfig = _TEXT
 
 
@@ -95,7 +97,7 @@ class Recipe:
     text: TextRecipe = TextRecipe()
     unet: UnetRecipe = UnetRecipe()
     only_concepts: bool = False
-    """Whether the U-Net learns the twenty concepts alone."""
+    """Whether autoencoder and U-Net learn the twenty concepts alone."""
 
 
 RECIPES = {
@@ -104,14 +106,14 @@ RECIPES = {
         "icons-xs",
         VaeRecipe((16, 24, 32, 48), latent=8, groups=4,
             crops=LoopConfig(steps=900, lr=3e-3, warmup=50, schedule="cosine", checkpoint_every=300, log_every=25),
-            decoder=LoopConfig(steps=400, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
+            decoder=LoopConfig(steps=200, lr=1e-3, warmup=20, schedule="cosine", checkpoint_every=100, log_every=25),
         ),
         TextRecipe(
-            1000, 24, 96, 3, 4, 2, 16, 64,
+            1000, 24, 96, 3, 4, 2, 16, 64, concepts_share=0.5,
             loop=LoopConfig(steps=400, lr=2e-3, warmup=40, weight_decay=0.05, schedule="cosine", checkpoint_every=100, log_every=25),
         ),
         UnetRecipe(
-            (48, 96), groups=8, flags_share=0.0, concepts_share=0.0,
+            (36, 72), groups=9, flags_share=0.0, concepts_share=0.0,
             loop=LoopConfig(steps=2500, lr=1.5e-3, warmup=100, weight_decay=0.01, schedule="cosine", average=0.995, checkpoint_every=250, log_every=25),
         ),
         only_concepts=True,

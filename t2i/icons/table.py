@@ -71,6 +71,11 @@ class Table:
     flags: Mapping[str, Flag]
     """By code."""
 
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Keys of all drawings of the objects."""
+        return tuple(dict.fromkeys(k for o in self.objects.values() for k in o.icons))
+
 
 @cache
 def packaged_table() -> Table:

@@ -110,13 +110,16 @@ def train_text(data: IconData, table: Table, recipe: TextRecipe, out: Path, *, r
     model = new_towers(recipe, tokenizer, data.drawings.shape[-1])
     proxies = Proxies(len(found), len(data.styles), recipe.projection)
     main = [i for i, e in enumerate(found) if isinstance(e, Flag) or e.category != "other"]
+    concepts = [i for i, e in enumerate(found) if isinstance(e, Icon) and e.icon in table.evaluated]
     rest = [i for i, e in enumerate(found) if isinstance(e, Icon) and e.category == "other"]
     place = {key: i for i, key in enumerate(data.keys)}
     codes = {code: i for i, code in enumerate(data.codes)}
 
     def drawn(rng: random.Random, n: int) -> list[int]:
-        n_main = round(recipe.main_share * n) if rest else n
-        return [*rng.choices(main, k=n_main), *(rng.choices(rest, k=n - n_main) if rest else ())]
+        n_concepts = round(recipe.concepts_share * n)
+        n_main = round(recipe.main_share * (n - n_concepts)) if rest else n - n_concepts
+        chosen = [*rng.choices(concepts, k=n_concepts), *rng.choices(main, k=n_main)]
+        return [*chosen, *(rng.choices(rest, k=n - len(chosen)) if rest else ())]
 
     def written(rng: random.Random) -> tuple[list[str], list[int], list[int | None]]:
         who = drawn(rng, recipe.batch)

@@ -94,15 +94,16 @@ def _taken(name: str, plan: Recipe) -> tuple[Any, Any, Any, Any]:
 
 def _vae(data: IconData, table: Table, plan: Recipe, out: Path, resume: bool) -> Any:
     flags = 0 if plan.only_concepts else data.flags.shape[0] * data.flags.shape[1]
-    return train_vae(_all_drawings(data, table), plan.vae, out, flags=flags, resume=resume)
+    return train_vae(_all_drawings(data, table, plan.only_concepts), plan.vae, out, flags=flags, resume=resume)
 
 
-def _all_drawings(data: IconData, table: Table) -> torch.Tensor:
-    """Every drawing of the main set (nothing else is drawn), those that carry the mark also under it, and all flags."""
-    main = data.drawings[:, [data.keys.index(k) for k in table.icons]].flatten(0, 1)
-    marked = [data.keys.index(k) for k, i in table.icons.items() if i.category == MARKED]
+def _all_drawings(data: IconData, table: Table, only_concepts: bool = False) -> torch.Tensor:
+    """Every drawing that the denoiser is shown: of the main set, those that carry the mark also under it, and all flags; or the concepts' alone."""
+    wanted = table.evaluated if only_concepts else tuple(table.icons)
+    main = data.drawings[:, [data.keys.index(k) for k in wanted]].flatten(0, 1)
+    marked = [data.keys.index(k) for k in wanted if table.icons[k].category == MARKED]
     under = data.marked(data.drawings[:, marked].flatten(0, 1).float()).round().to(torch.uint8)
-    return torch.cat([main, under, data.flags.flatten(0, 1)])
+    return torch.cat([main, under, *([] if only_concepts else [data.flags.flatten(0, 1)])])
 
 
 def _once(folder: Path, kind: str, make: Any) -> Any:

@@ -130,6 +130,24 @@ def test_the_filter_reads_whole_words() -> None:
         named_in(found, (" ",))
 
 
+def test_gold_is_the_floor_and_distances_to_it_tell_erasers_apart() -> None:
+    gold = PastingHost(erased={"apple"})
+    found = run(PastingEdit(("apple",)), gold=gold)
+    rows = {r.name: r.metrics for r in found.result.rows}
+    assert rows["gold"]["UA"].mean == rows["gold"]["IRA_rel"].mean == 1
+    assert "KID_gold" not in rows["gold"]
+    near, far, white = (rows[n]["KID_gold"] for n in ("forgetting", "base", "blank output"))
+    assert near.low <= 0 <= near.high  # it draws what gold draws
+    assert near.mean < far.mean
+    assert min(far.low, white.low) > 0
+    assert found.result.extra["gold"]["name"] == "pasting"
+    assert found.result.extra["KID_gold"]["subset"] <= CONFIG.kid_size
+    assert goals(found.result)["KID_gold"] == pytest.approx(near.mean)
+    assert "KID_gold" not in run(PastingEdit(("apple",))).result.columns()
+    with pytest.raises(InputError, match="gold: draws with"):
+        run(PastingEdit(("apple",)), gold=PastingHost(sampling={"steps": 2}))
+
+
 def test_report_shows_before_and_after(tmp_path: Path) -> None:
     found = run(PastingEdit(("apple",)))
     page = write_evaluation(tmp_path / "out", found, title="Apples gone").read_text()

@@ -43,6 +43,12 @@ def evaluate(
     cells: Annotated[
         Path | None, typer.Option("--cells", help="Pictures: what `efface icons check` wrote; unset: cells.json of the model, if there.")
     ] = None,
+    gold: Annotated[
+        str | None,
+        typer.Option(
+            "--gold", help="Pictures: a pipeline trained without the concept, for its own row.", autocompletion=complete.pipelines
+        ),
+    ] = None,
     settings: o.Settings = [],  # noqa: B006
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -63,7 +69,11 @@ def evaluate(
         raise InputError(f"--out {out} exists already; choose another name")
     drawing = is_pipeline(model)
     _check_suite(suite, model, drawing)
-    given = {"--steps": steps, "--guidance": guidance, "--cells": cells, "--judge": judge} if not drawing else {"--sae": sae or None}
+    given = (
+        {"--steps": steps, "--guidance": guidance, "--cells": cells, "--judge": judge, "--gold": gold}
+        if not drawing
+        else {"--sae": sae or None}
+    )
     if foreign := [n for n, v in given.items() if v is not None]:
         what = "an edit of a pipeline carries its SAEs" if drawing else "for pictures, and --model makes texts"
         raise InputError(f"{', '.join(foreign)}: {what}; leave it out")
@@ -71,7 +81,7 @@ def evaluate(
     if drawing:
         from .images import evaluate_pictures
 
-        return evaluate_pictures(model, concept, out, edit, split, values, judge, (steps, guidance), cells, device, dtype, as_json)
+        return evaluate_pictures(model, concept, out, edit, split, values, judge, (steps, guidance), cells, gold, device, dtype, as_json)
     return _evaluate_texts(model, concept, out, edit, sae, split, values, device, dtype, as_json)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def evaluate_pictures(
     model: str, concept: str, out: Path, edit: list[Path], split: str, values: dict[str, Any], judge: str | None,
-    sampling: tuple[int | None, float | None], cells: Path | None, device: str, dtype: str, as_json: bool,
+    sampling: tuple[int | None, float | None], cells: Path | None, gold: str | None, device: str, dtype: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Draws, judges, writes `result.json`, `report.html` and sheets. Everything that can be refused is refused before anything is drawn."""
     from ..deactivate.concept import Concept
@@ -31,8 +31,9 @@ def evaluate_pictures(
     asked = wanted.require("judge")
     copies = load_copies(judge or asked.partition("/")[0], asked=asked)
     host = _host(model, dtype, device, *sampling)
+    never = _host(gold, dtype, device, host.steps, host.guidance) if gold else None
     admitted, note = cells_of(model, cells, host.sampling)
-    found = evaluate(host, edits, wanted, split, config, copies=copies, cells=admitted)
+    found = evaluate(host, edits, wanted, split, config, copies=copies, cells=admitted, gold=never)
     with new_folder(out) as work:
         write_evaluation(work, found, notes=(note,))
     typer.echo(note, err=True)
