@@ -56,8 +56,8 @@ class ItdConfig:
     """
     value: float = -8.0
     """Multiplier (published: -8; 0 takes out, 1 leaves all as it is), or the value of `clamp`."""
-    share: float = 0.3
-    """form=replace: of the prompt's largest sum of activations, from which a word carries the concept."""
+    share: float = 0.1
+    """form=replace: of the prompt's largest sum of activations, from which a word carries the concept (chosen on `validation`: benchmarks/itd_share.yaml)."""
     keep_error: bool | None = None
     """Whether what the SAE does not reconstruct stays. Unset: the preset's."""
     gate: GateKind | None = None
