@@ -55,11 +55,12 @@ def embedded_prompts(model: str) -> list[str]:
         InputError: Any other pipeline has none.
     """
     manifest = Path(model).expanduser() / MANIFEST
-    if model not in ALIASES and not (manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("alias") in ALIASES):
+    alias = model if model in ALIASES or not manifest.is_file() else json.loads(manifest.read_text(encoding="utf-8")).get("alias")
+    if alias not in ALIASES:
         raise InputError("--corpus embedded: there are packaged prompts for the miniature alone; name a file with one prompt a line")
     from .icons.prompts import training_prompts
 
-    return training_prompts()
+    return training_prompts(countries=alias != "icons-xs")  # which draws no flags
 
 
 def _on_hub(repository: str) -> bool:
