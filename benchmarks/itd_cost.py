@@ -28,9 +28,14 @@ def main() -> None:
     args.add_argument("--concept", default="icons/dog")
     args.add_argument("--pairs", type=int, default=60)
     args.add_argument("--batch", type=int, default=1)
+    args.add_argument("--steps", type=int, help="denoising steps; the model's own unless given")
     args.add_argument("--threads", type=int, default=2)
+    args.add_argument(
+        "--clock", choices=["wall", "processor"], default="wall", help="processor: of one thread, where the machine is not quiet"
+    )
     args.add_argument("--out", type=Path)
     o = args.parse_args()
+    clock = time.perf_counter if o.clock == "wall" else time.process_time
     torch.set_num_threads(o.threads)
     host, edit, concept = load_pipeline(o.model), Edit.load(o.edit), Concept.load(o.concept)
     half = o.pairs * o.batch // 2 + 4 * o.batch
@@ -41,15 +46,15 @@ def main() -> None:
         some = prompts[i * o.batch : (i + 1) * o.batch]
         pair = {}
         for name in ("base", "edited") if i % 2 else ("edited", "base"):
-            start = time.perf_counter()
+            start = clock()
             if name == "base":
-                host.generate(some, seed=i, batch=o.batch)
-                pair[name] = time.perf_counter() - start
+                host.generate(some, seed=i, batch=o.batch, steps=o.steps)
+                pair[name] = clock() - start
                 continue
             with edit.applied(host):  # put on and taken off outside of the time: it stays on in use
-                start = time.perf_counter()
-                host.generate(some, seed=i, batch=o.batch)
-                pair[name] = time.perf_counter() - start
+                start = clock()
+                host.generate(some, seed=i, batch=o.batch, steps=o.steps)
+                pair[name] = clock() - start
         if i >= 3:
             seconds.append((pair["base"], pair["edited"]))
     x = np.array(seconds)
@@ -58,7 +63,7 @@ def main() -> None:
     ratios = sums[:, 1] / sums[:, 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
     found = {
-        "model": host.name, "edit": edit.name, "pairs": len(x), "batch": o.batch, "share that fires": fires,
+        "model": host.name, "edit": edit.name, "pairs": len(x), "batch": o.batch, "steps": o.steps or host.steps, "share that fires": fires, "clock": o.clock,
         "seconds": {"base": float(np.median(x[:, 0])), "edited": float(np.median(x[:, 1]))},
         "cost": {"mean": float(x[:, 1].sum() / x[:, 0].sum() - 1), "low": float(low - 1), "high": float(high - 1)}, "machine": machine(),
     }  # fmt: skip

@@ -47,6 +47,7 @@ class ReplacementPart(Part):
     """Of the largest sum of activations over a prompt's words; 0: any activation counts."""
     portability: Portability = "same-shapes"
     kind: ClassVar[str] = "tokens"
+    _anchors: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of its layer."""
@@ -86,12 +87,14 @@ class ReplacementPart(Part):
         """Each prompt as it is read instead; unchanged where no feature is active."""
         begun = self._heard(host, prompts)
         found = [
-            Rewriting(" ".join(p.split()), self.anchor, self.share * max(h.words)) if any(h.words) else None
+            Rewriting(text := " ".join(p.split()), self.anchor, self.share * max(h.words), h if text == p else None)
+            if any(h.words)
+            else None
             for p, h in zip(prompts, begun, strict=True)
         ]
         under_way = [r for r in found if r]
         self._until(host, under_way, Rewriting.replace_next)
-        itself = self._heard(host, [self.anchor])[0].rest if under_way else 0.0
+        itself = self._of_anchor(host) if under_way else 0.0
         for rewriting, heard in zip(found, begun, strict=True):
             if rewriting:
                 rewriting.limit = max(self.share * heard.rest, itself)
@@ -102,8 +105,17 @@ class ReplacementPart(Part):
     def _until(self, host: "Host", rewritings: "Sequence[Rewriting]", step: "Callable[[Rewriting, Heard], bool]") -> None:
         """Steps of each, every one on the prompt as it reads by then, until none has one left."""
         while rewritings:
-            heard = self._heard(host, [r.text for r in rewritings])
-            rewritings = [r for r, h in zip(rewritings, heard, strict=True) if step(r, h)]
+            changed = [r for r in rewritings if r.heard is None]
+            for rewriting, heard in zip(changed, self._heard(host, [r.text for r in changed]), strict=True):
+                rewriting.heard = heard
+            rewritings = [r for r in rewritings if r.heard and step(r, r.heard)]
+
+    def _of_anchor(self, host: "Host") -> float:
+        """What the features say of the anchor alone; read once for each encoder."""
+        encoder = host.reader([self.layer.hook_point]).digest  # type: ignore[union-attr]
+        if encoder not in self._anchors:
+            self._anchors[encoder] = self._heard(host, [self.anchor])[0].rest
+        return self._anchors[encoder]
 
     @torch.no_grad()
     def _heard(self, host: "Host", prompts: Sequence[str]) -> "list[Heard]":
@@ -111,7 +123,7 @@ class ReplacementPart(Part):
             return []
         reader: Any = host.reader([self.layer.hook_point])  # type: ignore[union-attr]
         rows = reader.token_ids(prompts)
-        ids, mask = reader.pad(rows)
+        ids, mask = reader.pad(rows, trim=True)
         with unedited(host):
             acts = self.layer.acts(reader.activations(ids, mask, [self.layer.hook_point])[self.layer.hook_point])
         strength, own = acts.abs().sum(-1).cpu(), reader.keep_mask(ids, mask)
@@ -145,6 +157,8 @@ class Rewriting:
     anchor: str
     limit: float
     """Sum of activations from which a word, or in the end the prompt, carries the concept."""
+    heard: Heard | None = None
+    """What the features say of the text; None where it has not been read since it changed."""
     placed: list[tuple[int, int]] = field(default_factory=list)
     """Where the anchor stands in the text."""
 
@@ -180,7 +194,7 @@ class Rewriting:
             tail = tail.lstrip() if head[-1:].isspace() or not head else tail
             head = head if tail else head.rstrip()
         moved = len(head) + len(tail) - len(self.text)
-        self.text = head + tail
+        self.text, self.heard = head + tail, None
         self.placed = [(a, b) if b <= start else (a + moved, b + moved) for a, b in self.placed]
 
 
