@@ -86,8 +86,13 @@ class ReplacementPart(Part):
     def substituted(self, host: "Host", prompts: Sequence[str]) -> list[str]:
         """Each prompt as it is read instead; unchanged where no feature is active."""
         begun = self._heard(host, prompts)
+        reader: Any = host.reader([self.layer.hook_point])  # type: ignore[union-attr]
+
+        def fits(text: str) -> bool:
+            return len(reader.tokenizer(text, verbose=False)["input_ids"]) <= reader.fixed_length
+
         found = [
-            Rewriting(text := " ".join(p.split()), self.anchor, self.share * max(h.words), h if text == p else None)
+            Rewriting(text := " ".join(p.split()), self.anchor, self.share * max(h.words), fits, h if text == p else None)
             if any(h.words)
             else None
             for p, h in zip(prompts, begun, strict=True)
@@ -157,20 +162,26 @@ class Rewriting:
     anchor: str
     limit: float
     """Sum of activations from which a word, or in the end the prompt, carries the concept."""
+    fits: Callable[[str], bool] = field(default=lambda text: True)
+    """Whether the encoder takes a text of this length. Where it does not, a word goes without an anchor in its place."""
     heard: Heard | None = None
     """What the features say of the text; None where it has not been read since it changed."""
     placed: list[tuple[int, int]] = field(default_factory=list)
     """Where the anchor stands in the text."""
 
     def replace_next(self, heard: Heard) -> bool:
-        """The first word behind the last anchor that carries the features gives way to the anchor, or goes if the anchor stands just before it."""
+        """The first word behind the last anchor that carries the features gives way to the anchor.
+
+        It goes without one where an anchor stands just before it, or where the prompt would become too long.
+        """
         settled = self.placed[-1][1] if self.placed else 0
         for word, much in zip(heard.spans, heard.words, strict=True):
             if word.start >= settled and much > 0 and much >= self.limit:
                 beside = bool(self.placed) and not self.text[settled : word.start].strip()
                 start = settled if beside else word.start
-                self._put(start, word.end, "" if beside else self.anchor)
-                if not beside:
+                goes = beside or not self.fits(self.text[:start] + self.anchor + self.text[word.end :])
+                self._put(start, word.end, "" if goes else self.anchor)
+                if not goes:
                     self.placed.append((start, start + len(self.anchor)))
                 return True
         return False

@@ -264,20 +264,35 @@ def test_words_with_a_little_of_the_features_stay():
     assert several.text == "tree, tree x"  # what stands before the anchor goes first
 
 
+def test_a_replaced_prompt_does_not_outgrow_the_encoder():
+    host = tiny_image_host("sd")
+    layer = DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True)
+    reader = host.reader([POINT])
+    full = "dog and dog"
+    while len(reader.tokenizer(f"{full} tree")["input_ids"]) <= reader.fixed_length:
+        full += " tree"
+    assert ReplacementPart(layer, "bus").substituted(host, [full]) == [full.replace("dog", "bus")]
+    wordy = ReplacementPart(layer, " ".join(["big"] * 3))
+    (found,) = wordy.substituted(host, [full])
+    assert len(reader.token_ids([found])[0]) <= reader.fixed_length
+    assert "dog" not in found
+    assert "big" not in found  # there was no room for it
+
+
 def test_a_word_that_has_the_features_of_the_one_before_it_stays():
     """As read first, both words carry the features; with the first one replaced, the second does not."""
 
     class Causal(ReplacementPart):
         def _heard(self, host, prompts):
             tokens = [p.split() for p in prompts]
-            carries = [[float("monotone" in t[: i + 1]) for i in range(len(t))] for t in tokens]
+            carries = [[float("red" in t[: i + 1]) for i in range(len(t))] for t in tokens]
             spans = [[Word(m.start(), m.end(), (i + 1,)) for i, m in enumerate(re.finditer(r"\S+", p))] for p in prompts]
             return [Heard(s, c, max(c)) for s, c in zip(spans, carries, strict=True)]
 
     host = tiny_image_host("sd")
     layer = DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True)
-    asked = ["monotone dog", "a dog in monotone style", "a dog"]
-    assert Causal(layer, "noto").substituted(host, asked) == ["noto dog", "a dog in noto style", "a dog"]
+    asked = ["red dog", "a dog and red tree", "a dog"]
+    assert Causal(layer, "blue").substituted(host, asked) == ["blue dog", "a dog and blue tree", "a dog"]
 
 
 def test_where_only_eos_is_active_the_anchor_alone_is_read():
