@@ -157,7 +157,7 @@ class Rows:
         own, size = self.ground.of_concept()[at], self.ground.config.kid_size
         found = self._distance("KID", images, self.images, at, ~own, size)
         if self.golden is not None and images is not self.golden:
-            found |= self._distance("KID_gold", images, self.golden, at, own, max(2, min(size, int(own.sum()) // 10)))
+            found |= self._distance("KID_gold", images, self.golden, at, own, max(2, min(size, int(own.sum()) // 20)))
         return found
 
     def _distance(
