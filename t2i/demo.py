@@ -34,6 +34,8 @@ class StoryConfig:
     """Method of the registry, by features of an SAE, with a gate of its own."""
     preset: str = "efface"
     """Of the method."""
+    form: str = "replace"
+    """Of the method `itd`, where the concept has an anchor: that is drawn instead."""
     tokens: int = 150_000
     """Vectors that the SAE is trained on, where none is packaged; several passes over the prompts."""
     d_sae: int = 1024
@@ -100,7 +102,8 @@ def image_story(out: Path, config: StoryConfig | None = None, say: Callable[[str
     host, concept = load_pipeline(model), Concept.load(config.concept)
     sae, made = _sae(host, model, out, config, step)
     step(f"choosing the features of {concept.name} and calibrating their gate")
-    edit = erase(config.eraser, host, [concept], [sae], seed=config.seed, preset=config.preset)
+    form = {"form": config.form} if config.eraser == "itd" and concept.anchor else {}
+    edit = erase(config.eraser, host, [concept], [sae], seed=config.seed, preset=config.preset, **form)
     edit.save(out / "edit")
     if edit.gate is not None:
         step(f"  {edit.gate.summary()}")
