@@ -264,6 +264,18 @@ def test_words_with_a_little_of_the_features_stay():
     assert several.text == "tree, tree x"  # what stands before the anchor goes first
 
 
+def test_an_anchor_that_has_features_of_its_own_costs_the_prompt_no_words():
+    class Told(ReplacementPart):
+        def _heard(self, host, prompts):
+            found = [[(m, {"dog": 1.0, "cat": 0.5}.get(m.group(), 0.0)) for m in re.finditer(r"\S+", p)] for p in prompts]
+            spans = [[Word(m.start(), m.end(), (i + 1,)) for i, (m, _) in enumerate(row)] for row in found]
+            return [Heard(s, [a for _, a in row], max(a for _, a in row)) for s, row in zip(spans, found, strict=True)]
+
+    host = tiny_image_host("sd")
+    part = Told(DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True), "cat", 0.2)
+    assert part.substituted(host, ["a big dog", "a tree"]) == ["a big cat", "a tree"]
+
+
 def test_a_replaced_prompt_does_not_outgrow_the_encoder():
     host = tiny_image_host("sd")
     layer = DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True)
