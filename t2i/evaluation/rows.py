@@ -174,7 +174,7 @@ class Rows:
         sides = (images, chosen & mine), (others[torch.from_numpy(at)], chosen & ~mine)
         x, y = (judge.features(p[torch.from_numpy(w)]).numpy() for p, w in sides)
         found = kid(x, y, judge.features_name, size)
-        self.extra[name] = {"features": found.features, "subset": found.size}
+        self.extra.setdefault(name, {"features": found.features, "subset": found.size})  # fewer for rows under one seed
         return {name: found.value}
 
 
