@@ -60,7 +60,7 @@ def page(points: list[Point]) -> str:
             continue
         concepts = list(dict.fromkeys(str(p.at["concept"]) for p in own))
         picture = figure_of(model).name
-        parts.append(f"## {title}\n\n{', '.join(concepts)}.\n")
+        parts.append(f"## {title}\n\nCells that were run: {'; '.join(f'{c} {run_of(own, c)}' for c in concepts)}.\n")
         for columns in (QUALITY, COST):
             parts.append(markdown(summarise(own, "eraser", list(columns)), used(own, columns), "eraser"))
         parts.append(f"![means over concepts]({picture})\n")
@@ -69,6 +69,15 @@ def page(points: list[Point]) -> str:
             parts.append("Failed: " + "; ".join(f"{p.at['eraser']} on {p.at['concept']} ({p.error})" for p in failed) + ".\n")
     legend = [f"* **{m.label}**: {m.about}." for m in {**QUALITY, **COST}.values() if m.about]
     return "\n".join([*parts, "\n".join(legend)]) + "\n"
+
+
+def run_of(points: list[Point], concept: str) -> str:
+    """How many of a concept's cells were run, and the erasers of those that were not."""
+    own = [p for p in points if p.at["concept"] == concept]
+    left = [str(p.at["eraser"]) for p in own if p.status not in ("done", "old")]
+    if len(left) == len(own):
+        return f"none of {len(own)}"
+    return f"{len(own) - len(left)} of {len(own)}" + (f" (not {', '.join(left)})" if left else "")
 
 
 def figure_of(model: str) -> Path:
