@@ -227,7 +227,7 @@ def peer_of(folder: Path) -> Callable[[Vectors, Labels, int], torch.Tensor]:
     return run
 
 
-def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int, timed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Seconds of rank-1 fits on the first fold, interleaved, and the worst that a new logistic probe reads afterwards."""
     train, test = folds(len(x))[0]
     x_train, y_train = x[train], y[train]
@@ -242,6 +242,7 @@ def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int) -> Iterator[tu
     if peer is not None:
         solve = peer_of(peer)
         runs["rlace-icml"] = lambda seed: solve(x_train, y_train, seed)
+    runs = {name: runs[name] for name in timed or runs}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     read: dict[str, list[Score]] = {name: [] for name in runs}
     for turn in range(rounds):
@@ -255,7 +256,7 @@ def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int) -> Iterator[tu
     for name in runs:
         worst = max(read[name], key=lambda s: s.excess)
         row: dict[str, Any] = {"seconds": seconds[name], "held out, worst": worst.as_dict()}
-        if peer is not None and name != "rlace-icml":
+        if "rlace-icml" in runs and name != "rlace-icml":
             row["rlace-icml over it"] = [a / b for a, b in zip(seconds["rlace-icml"], seconds[name], strict=True)]
         yield name, row
 
@@ -266,6 +267,7 @@ def main() -> None:
     args.add_argument("--quick", action="store_true", help="RBF and MLP on a quarter of the training words, fewer erasers")
     args.add_argument("--peer", type=Path, help="checkout of rlace-icml")
     args.add_argument("--rounds", type=int, default=3, help="of the timing")
+    args.add_argument("--timed", nargs="*", default=[], help="rows of the timing, by name; unset: all")
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--most", type=int, default=40, help="largest rank that is tried for INLP")
     args.add_argument("--only", nargs="*", choices=STAGES, default=STAGES, help="these stages; those that stand in --json stay")
@@ -278,7 +280,7 @@ def main() -> None:
     leaks = {"none", "R-LACE, rank 1", "LEACE"}
     few = {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}
     stages: dict[str, Callable[[], Iterable[tuple[str, Any]]]] = {
-        "timing": lambda: timing(x, y, options.peer, options.rounds),
+        "timing": lambda: timing(x, y, options.peer, options.rounds, options.timed),
         "probes": lambda: scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}),
         "rank": lambda: rank_needed(x, y, options.most).items(),
         "associations": lambda: associations(words, vectors, few, x, y).items(),
