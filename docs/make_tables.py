@@ -46,6 +46,7 @@ HEAD = """# Erasers of language models, one table
 Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
 
 Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts with a t-interval over them; where a single concept was run, its own interval over items.
+Rows of random controls and of gold are means of three draws, or seeds, with a t-interval over them where a single concept was run. Seconds are wall time, on a machine that may have had other work: [what was found](benchmarks.md) says what they are worth.
 Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
 """
 
@@ -60,7 +61,7 @@ def page(points: list[Point]) -> str:
             continue
         concepts = list(dict.fromkeys(str(p.at["concept"]) for p in own))
         picture = figure_of(model).name
-        parts.append(f"## {title}\n\n{', '.join(concepts)}.\n")
+        parts.append(f"## {title}\n\nCells that were run: {'; '.join(f'{c} {run_of(own, c)}' for c in concepts)}.\n")
         for columns in (QUALITY, COST):
             parts.append(markdown(summarise(own, "eraser", list(columns)), used(own, columns), "eraser"))
         parts.append(f"![means over concepts]({picture})\n")
@@ -69,6 +70,15 @@ def page(points: list[Point]) -> str:
             parts.append("Failed: " + "; ".join(f"{p.at['eraser']} on {p.at['concept']} ({p.error})" for p in failed) + ".\n")
     legend = [f"* **{m.label}**: {m.about}." for m in {**QUALITY, **COST}.values() if m.about]
     return "\n".join([*parts, "\n".join(legend)]) + "\n"
+
+
+def run_of(points: list[Point], concept: str) -> str:
+    """How many of a concept's cells were run, and the erasers of those that were not."""
+    own = [p for p in points if p.at["concept"] == concept]
+    left = [str(p.at["eraser"]) for p in own if p.status not in ("done", "old")]
+    if len(left) == len(own):
+        return f"none of {len(own)}"
+    return f"{len(own) - len(left)} of {len(own)}" + (f" (not {', '.join(left)})" if left else "")
 
 
 def figure_of(model: str) -> Path:

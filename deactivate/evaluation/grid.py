@@ -15,7 +15,7 @@ from ...base.errors import ArtefactError, UnknownName
 from ...base.files import canonical_json, read_json, write_json, write_text
 from ...base.running import log, progress
 from .compare import layout
-from .grid_spec import FORMAT, Cell, Grid
+from .grid_spec import FORMAT, Cell, Grid, matches
 
 CellFunction = Callable[[Mapping[str, Any], Path], Mapping[str, Any]]
 """(inputs, a folder of the cell's own that outlives an interrupt) -> figures. Equal inputs must give equal figures. What the
@@ -47,8 +47,8 @@ class GridTable:
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
-        """Cells that did not come to an end."""
-        return tuple(o for o in self.outcomes if o.status != "done")
+        """Cells that raised."""
+        return tuple(o for o in self.outcomes if o.status == "failed")
 
     def plain(self) -> str:
         """Aligned text: axes, status, figures; the errors under it."""
@@ -73,7 +73,9 @@ class GridTable:
         return {"format": FORMAT, "kind": "efface grid", "cells": cells}
 
 
-def run_grid(grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = True, executor: Executor | None = None) -> GridTable:
+def run_grid(
+    grid: Grid, out: Path, *, only: Mapping[str, Any] | None = None, workers: int = 0, retry_failed: bool = True, executor: Executor | None = None,
+) -> GridTable:  # fmt: skip
     """Computes what is missing under `out` and writes `table.json` and `table.txt`.
 
     A cell is a folder `cells/<key>` with `cell.json` (written whole, last) and `work/`, where its function may keep
@@ -83,16 +85,19 @@ def run_grid(grid: Grid, out: Path, *, workers: int = 0, retry_failed: bool = Tr
     Args:
         grid: What to compute.
         out: Folder; several grids may share one.
+        only: Axis -> value, or a list of values: other cells are left as they are, and stand in the table all the same.
         workers: Processes; 0: in this one. Each starts afresh (spawned), so a cell cannot leave anything behind for
             the next.
         retry_failed: Whether recorded failures are computed again.
         executor: Any executor instead of own processes: that of a cluster engine, say; `out` must be shared.
     """
     cells = grid.cells()
+    pattern = grid.checked("only", only or {})
+    asked = [c for c in cells if matches(pattern, c.axes)]
     wanted = ("missing", "failed") if retry_failed else ("missing",)
-    todo = [c for c in cells if _outcome(out, c).status in wanted or _changed(out, c)]
-    if len(todo) < len(cells):
-        log.info("%d of %d cells are there already", len(cells) - len(todo), len(cells))
+    todo = [c for c in asked if _outcome(out, c).status in wanted or _changed(out, c)]
+    if len(todo) < len(asked):
+        log.info("%d of %d cells are there already", len(asked) - len(todo), len(asked))
     for status in progress(_statuses(todo, out, workers, executor), total=len(todo), desc="grid", unit="cell"):
         if status:
             log.warning("cell failed: %s", status)

@@ -76,22 +76,28 @@ class Grid:
             if shared := sorted(set(self.axes) & set(inputs)):
                 raise InputError(f"{name}: {shared[0]} is an axis too; keep one of them")
         for rule in self.where:
-            self._check("where", rule.when)
+            self.checked("where", rule.when)
             if not rule.when or not rule.use:
                 raise MatchedNothing("where: a rule needs values of an axis under when, and inputs under use")
         for pattern in self.exclude:
-            self._check("exclude", pattern)
+            self.checked("exclude", pattern)
         if not self.cells():
             raise MatchedNothing("exclude: it leaves no cell")
 
-    def _check(self, what: str, pattern: Mapping[str, Any]) -> None:
-        """Raises where the pattern names an axis or a value that is not there."""
+    def checked(self, what: str, pattern: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The pattern.
+
+        Raises:
+            UnknownName: It names an axis that is not there.
+            MatchedNothing: It names a value that is not on its axis.
+        """
         for name, wanted in pattern.items():
             if name not in self.axes:
                 raise UnknownName(f"axis in {what}", name, self.axes)
             for value in (wanted,) if wanted in self.axes[name] else values_of(wanted):
                 if value not in self.axes[name]:
                     raise MatchedNothing(f"{what}: axis {name} has no value {value!r}; it would match nothing")
+        return pattern
 
     @classmethod
     def load(cls, path: Path) -> "Grid":

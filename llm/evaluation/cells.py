@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from ...deactivate.evaluation import Result
     from ...sae import SAE
     from ..host import Host
+    from .metrics import Measured
+    from .suite import SuiteConfig
 
 SHOWN = ("efficacy", "efficacy_unseen", "specificity", "coherence", "hm_local")
 """Metrics that stand in the figures with their intervals."""
+_BASES: "dict[tuple[Any, ...], Measured]" = {}
 
 
 def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
@@ -48,7 +51,9 @@ def erasure(inputs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     edit = None if cell.row in UNFITTED else _edit(cell, settings, trials, host, saes, concept, asked, work, reads(inputs))
     edits, golds = [edit] if edit else [], [_gold(g, cell.dtype, cell.device) for g in cell.gold]
     used = _used(saes, edit) if edit else []
-    result = evaluate(host, edits, asked, cell.split, _suite(cell, bool(saes)), saes=used, gold=golds if cell.row == "gold" else ())
+    suite = _suite(cell, bool(saes))
+    seen = {"gold": golds if cell.row == "gold" else (), "base": _base(host, asked, cell.split, suite)}
+    result = evaluate(host, edits, asked, cell.split, suite, saes=used, **seen)
     write_json(work / "result.json", result.to_json())
     found = {**figures(result, cell.row), **_costs(work)}
     if golds and cell.row in ("edited", "base", "gold"):
@@ -82,7 +87,7 @@ def _edit(
     return Edit.load(work / "edit")
 
 
-def _suite(cell: ErasureCell, by_features: bool) -> Any:
+def _suite(cell: ErasureCell, by_features: bool) -> "SuiteConfig":
     from .suite import SuiteConfig
 
     control = cell.row if cell.row.startswith("random ") else "random directions"
@@ -174,6 +179,16 @@ def _loaded(model: str, dtype: str, device: str, folder: str, layers: tuple[int,
         raise InputError(f"inputs of the cell: sae {folder} is no folder; `python benchmarks/saes.py` or `efface train` makes SAEs")
     found = [SAE.load(p) for p in sorted(Path(folder).iterdir()) if (p / "efface.json").is_file()] if folder else []
     return load_model(model, dtype=dtype, device=device), tuple(s for s in found if not layers or layer_of(s) in layers)
+
+
+def _base(host: "Host", asked: "Concept", split: str, suite: "SuiteConfig") -> "Measured":
+    """The unedited host; measured once for the cells that ask it the same."""
+    from .suite import unedited
+
+    key = (host.digest, asked.digest, split, suite.texts, suite.max_tokens, suite.continuations, suite.seed)
+    if key not in _BASES:
+        _BASES[key] = unedited(host, asked, split, suite)
+    return _BASES[key]
 
 
 @lru_cache(maxsize=4)

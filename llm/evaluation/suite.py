@@ -85,6 +85,7 @@ def evaluate(
     *,
     saes: "Sequence[SAE]" = (),
     gold: "Sequence[Host]" = (),
+    base: Measured | None = None,
     relearn_config: RelearnConfig | None = None,
     name: str = "",
     commands: Sequence[str] = (),
@@ -93,20 +94,18 @@ def evaluate(
 
     The host is left as it was. A look at `test` is counted on the card. Without `saes` there is no «random features»
     row; the result's
-    `extra["absent"]` says so, as for every control that does not apply. `gold` are hosts that were trained without the concept.
+    `extra["absent"]` says so, as for every control that does not apply. `gold` are hosts that were trained without the concept;
+    `base` is what `unedited` gave for the same host, concept, split and settings.
 
     Raises:
         InputError: The concept has no questions in the split.
         UnknownName: An unknown split.
     """
-    if split not in get_args(Split):
-        raise UnknownName("split", split, get_args(Split))
     config = config or SuiteConfig()
-    concept.require("questions", split)
+    ground = _ground(host, concept, split, config)
     looks = count_look(cache_dir() / "looks", concept.digest, split)
-    ground = _ground(host, concept, cast(Split, split), config)
     card = _card(host, ground, looks)
-    base = ground.measure(host)
+    base = base or ground.measure(host)
     run = _Run(host, ground, base, edits, relearn_config or RelearnConfig())
     run.add("base", "base", lambda: nullcontext(), note="identity: the host unedited")
     label = " + ".join(dict.fromkeys(e.eraser for e in edits))
@@ -123,6 +122,16 @@ def evaluate(
     return Result(name or concept.name, card, tuple(run.rows), described, tuple(commands), run.extra)
 
 
+def unedited(host: "Host", concept: "Concept", split: str, config: SuiteConfig) -> Measured:
+    """What `evaluate` measures of the host as it stands, for several evaluations of the same questions and texts.
+
+    Raises:
+        InputError: The concept has no questions in the split.
+        UnknownName: An unknown split.
+    """
+    return _ground(host, concept, split, config).measure(host)
+
+
 def applied(host: "Host", edits: "Sequence[Edit]") -> ExitStack:
     """All edits in force, in order; undone on leaving, also when a later one cannot be applied."""
     with ExitStack() as stack:
@@ -131,12 +140,15 @@ def applied(host: "Host", edits: "Sequence[Edit]") -> ExitStack:
         return stack.pop_all()
 
 
-def _ground(host: "Host", concept: "Concept", split: Split, config: SuiteConfig) -> _Ground:
+def _ground(host: "Host", concept: "Concept", split: str, config: SuiteConfig) -> _Ground:
+    if split not in get_args(Split):
+        raise UnknownName("split", split, get_args(Split))
+    concept.require("questions", split)
     neutral = general_texts(concept, split, config.texts, config.seed)
     pools = {"neutral": neutral, "concept": pool_texts(concept, "target", split, config.texts, config.seed)}
     if config.continuations and neutral:
         pools["continuation"] = continuation_texts(host, neutral[: config.continuations])
-    return _Ground(concept, split, config, {k: v for k, v in pools.items() if v})
+    return _Ground(concept, cast(Split, split), config, {k: v for k, v in pools.items() if v})
 
 
 def _card(host: "Host", ground: _Ground, looks: int) -> ProtocolCard:

@@ -65,3 +65,16 @@ def test_a_grid_with_a_failed_cell_ends_with_status_1(tmp_path, capsys):
         out = capsys.readouterr().out
         assert "good" in out
         assert ("no such layer" in out) is bool(status)
+
+
+def test_a_grid_is_run_in_parts(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("format: 1\ncell: grid_cells:score\naxes: {eraser: [good, other, broken], seed: [1, 2]}\n")
+    asked = ["bench", str(grid), "--out", str(tmp_path / "out")]
+    assert run([*asked, "--only", "eraser=good", "--only", "eraser=other", "--only", "seed=2"]) == 0
+    assert (tmp_path / "out/calls.txt").read_text().split("\n")[:-1] == ["good 2", "other 2"]
+    assert capsys.readouterr().out.count("missing") == 4
+    assert run([*asked, "--only", "erase=good"]) == 2
+    assert "eraser" in capsys.readouterr().err
+    assert run([*asked, "--only", "good"]) == 2
+    assert "--only 'good'" in capsys.readouterr().err

@@ -36,6 +36,17 @@ def test_done_cells_are_not_computed_again(tmp_path: Path) -> None:
     assert calls(tmp_path).count("a 0") == 2
 
 
+def test_only_the_cells_that_were_asked_for_are_computed_and_all_stand_in_the_table(tmp_path: Path) -> None:
+    table = run_grid(grid("a", "b", "c"), tmp_path, only={"eraser": ["a", "c"], "seed": [1]})
+    assert calls(tmp_path) == ["a 1", "c 1"]
+    assert [o.status for o in table.outcomes] == ["missing", "done", "missing", "missing", "missing", "done"]
+    assert not table.failed
+    with pytest.raises(UnknownName, match="only"):
+        run_grid(grid("a"), tmp_path, only={"concept": ["a"]})
+    with pytest.raises(MatchedNothing, match="only"):
+        run_grid(grid("a"), tmp_path, only={"eraser": ["z"]})
+
+
 def test_a_done_cell_is_computed_again_where_a_file_that_it_read_has_changed(tmp_path: Path) -> None:
     file, out = tmp_path / "file.txt", tmp_path / "out"
     asked = Grid("grid_cells:told", {"seed": (0,)}, {"file": str(file)})

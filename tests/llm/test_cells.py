@@ -14,6 +14,7 @@ from efface.cli.main import run
 from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
 from efface.deactivate.evaluation import Result
+from efface.llm.evaluation import suite
 from efface.llm.evaluation.cells import erasure, figures, reads
 
 
@@ -73,6 +74,16 @@ def test_an_edit_of_another_state_of_the_concept_file_is_not_used(cache, ground,
     erasure(ground, tmp_path / "work")
     now = Concept.load(tmp_path / "magic.json")
     assert dict(Edit.load(tmp_path / "work" / "edit").concepts[0])["digest"] == now.digest
+
+
+def test_the_unedited_host_is_measured_once_for_cells_that_ask_it_the_same(cache, ground, tmp_path, monkeypatch) -> None:
+    measured: list[int] = []
+    whole = suite._Ground.measure
+    monkeypatch.setattr(suite._Ground, "measure", lambda self, host: measured.append(len(self.texts["neutral"])) or whole(self, host))
+    bare = {**ground, "row": "base", "eraser": "identity"}
+    found = [erasure(inputs, tmp_path / f"{n}") for n, inputs in enumerate([bare, bare, {**bare, "texts": 3}])]
+    assert measured == [4, 3]  # other texts: another measurement
+    assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
 
 
 def test_without_saes_the_control_is_random_directions(cache, ground, tmp_path) -> None:

@@ -44,17 +44,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
     return cls(**kwargs)
 
 
-def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["k=32", "mu=[4, 7]"]` -> values read as YAML."""
+def parse_assignments(pairs: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """`["k=32", "mu=[4, 7]"]` -> values read as YAML; errors name the option."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, eq, text = pair.partition("=")
         if not eq or not key:
-            raise InputError(f"--set {pair!r}: write key=value")
+            raise InputError(f"{option} {pair!r}: write key=value")
         try:
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as e:
-            raise InputError(f"--set {pair!r}: the value is no YAML ({' '.join(str(e).split())})") from None
+            raise InputError(f"{option} {pair!r}: the value is no YAML ({' '.join(str(e).split())})") from None
     return values
 
 

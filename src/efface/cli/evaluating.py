@@ -142,13 +142,20 @@ def compare(
 def bench(
     grid: Annotated[Path, typer.Argument(help="A grid file: cell, axes, common.")],
     out: o.Resumed,
+    only: Annotated[
+        list[str], typer.Option("--only", help="axis=value: the cells that have it; repeated: of one axis any, of several each.")
+    ] = [],  # noqa: B006
     workers: Annotated[int, typer.Option("--workers", help="Processes; 0: this one.", min=0)] = 0,
     as_json: o.Json = False,
 ) -> None:
     """Runs the cells of a grid that are not there yet, and prints the table; exit status 1 where a cell failed."""
     from ..deactivate.evaluation.grid import Grid, run_grid
 
-    table = run_grid(Grid.load(grid), out, workers=workers)
+    chosen: dict[str, list[Any]] = {}
+    for pair in only:
+        for axis, value in parse_assignments([pair], option="--only").items():
+            chosen.setdefault(axis, []).append(value)
+    table = run_grid(Grid.load(grid), out, only=chosen, workers=workers)
     o.emit(table.to_json(), table.plain(), as_json)
     if table.failed:
         raise typer.Exit(1)
