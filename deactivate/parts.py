@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..base.blocks import raw_blocks
 from ..base.errors import ArtefactError, InputError, MatchedNothing, NumericsError, UnknownName
 from ..base.files import save_tensors
 
@@ -24,7 +25,8 @@ Rewrite = Callable[[Tensor], Tensor]
 def tensor_digest(name: str, t: Tensor) -> str:
     """sha256 over name, dtype, shape and little-endian bytes."""
     total = hashlib.sha256(f"{name}\0{str(t.dtype).removeprefix('torch.')}\0{list(t.shape)}\0".encode())
-    total.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for block in raw_blocks(t):
+        total.update(block)
     return total.hexdigest()
 
 

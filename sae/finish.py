@@ -38,6 +38,14 @@ SAVING = ".saving."
 
 def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Tensor] | None) -> dict[str, SAE]:
     """Saves every SAE of a run and measures it; the run's checkpoints are removed when all are there."""
+    _end(run, folders, held_out)
+    run.done()
+    run.trainees.clear()  # room for what is loaded
+    return {name: SAE.load(folder) for name, folder in folders.items()}
+
+
+def _end(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Tensor] | None) -> None:
+    """Ends the training of every SAE; the first process saves and measures them."""
     batches = max(1, -(-SAMPLE // run.config.batch))
     ahead = run.feed.peek(batches if held_out is not None else 2 * batches)
     n = batches * run.feed.batch
@@ -49,8 +57,6 @@ def finish(run: Run, folders: Mapping[str, Path], held_out: Iterable[Batch | Ten
         for name, trainee in run.trainees.items():
             trainee.sae.card.update(_card(run, name))
             _save(trainee.sae, folders[name], list(vectors(measured, run.pairs[name])), origin)
-    run.done()
-    return {name: SAE.load(folder) for name, folder in folders.items()}
 
 
 def _unseen(run: Run) -> str:

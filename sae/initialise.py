@@ -12,7 +12,7 @@ from .sparse import decode_sparse, encode_topk
 def unit_rows(d_sae: int, d: int, dtype: torch.dtype) -> Float[Tensor, "d_sae d"]:
     """Random directions of norm 1, from torch's global generator."""
     rows = torch.randn(d_sae, d, dtype=torch.float32)
-    return (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(dtype)
+    return rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(dtype)
 
 
 @torch.no_grad()

@@ -184,6 +184,7 @@ class Trainee:
         for p in self.sae.parameters():
             detach_row_grad(p)
             p.grad = None
+        self.optimizer.state.clear()  # the moments are twice the weights, and no step follows
         self.sae.fold_scale(self.scale_in, self.scale_out)
         if self.white is not None:
             self.sae.fold_matrix(*self.white)

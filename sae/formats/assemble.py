@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...base.blocks import finite
 from ...base.errors import ArtefactError
 from ..config import SAEConfig
 from ..sae import SAE
 
 
 def blank(cfg: SAEConfig, card: Mapping[str, Any] | None = None) -> SAE:
-    """An SAE whose weights are still to be filled; leaves torch's generator alone."""
-    with torch.random.fork_rng(devices=[]):
-        return SAE(cfg, dict(card or {}))
+    """An SAE whose weights are still to be filled, thresholds too; leaves torch's generator alone."""
+    with torch.device("meta"):
+        sae = SAE(cfg, dict(card or {}))
+    return sae.to_empty(device="cpu")
 
 
 def assemble(cfg: SAEConfig, tensors: Mapping[str, Tensor], where: str, card: Mapping[str, Any] | None = None) -> SAE:
@@ -44,9 +46,9 @@ def assemble(cfg: SAEConfig, tensors: Mapping[str, Tensor], where: str, card: Ma
             raise ArtefactError(f"{where}: {name} has shape {tuple(t.shape)}, {tuple(target.shape)} expected from the config")
         if not t.is_floating_point():
             raise ArtefactError(f"{where}: {name} holds {t.dtype}, floating-point numbers expected")
-        if not torch.isfinite(t).all():
+        if not finite(t):
             raise ArtefactError(f"{where}: {name} has NaN or infinity in it")
-        target.copy_(t)
+        target.copy_(t) if target.is_contiguous() else target.T.copy_(t.T)  # the latter goes along the rows of latents
     return sae.eval()
 
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ... import __version__
+from ...base.blocks import finite
 from ...base.config import from_mapping
 from ...base.errors import ArtefactError, InputError, NumericsError
 from ...base.files import load_tensors, new_folder, read_json, save_tensors, sha256_file, write_json
@@ -32,7 +31,7 @@ def save(sae: SAE, folder: Path, *, overwrite: bool = False) -> Path:
     if sae.cfg.architecture in CALIBRATED and float(sae.threshold) < 0:
         raise InputError(f"this {sae.cfg.architecture} SAE has no inference threshold; call calibrate_threshold(batches) before save")
     for name, t in sae.state_dict().items():
-        if not torch.isfinite(t).all():
+        if not finite(t):
             raise NumericsError(f"{name} has NaN or infinity in it; nothing was saved")
     with new_folder(folder, overwrite=overwrite) as work:
         write_json(work / CONFIG, cfg_dict(sae))

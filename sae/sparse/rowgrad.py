@@ -22,7 +22,8 @@ class RowGrad:
     """
 
     def __init__(self, like: Float[Tensor, "d_sae d"]) -> None:
-        self.rows: Float[Tensor, "d_sae d"] = torch.zeros_like(like, memory_format=torch.contiguous_format, requires_grad=False)
+        # not zeros: the system gives memory where a row is first written
+        self.rows: Float[Tensor, "d_sae d"] = torch.empty_like(like, memory_format=torch.contiguous_format, requires_grad=False)
         self.touched: Bool[Tensor, " d_sae"] = torch.zeros(len(like), dtype=torch.bool, device=like.device)
 
     @classmethod

@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .blocks import finite as all_finite
+from .blocks import safetensors_file
 from .errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
@@ -52,12 +54,18 @@ def digest(value: Any) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """`write_pieces` of one."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
     """Writes beside `path`, flushes to disk and renames: a reader sees the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as f:
-            f.write(data)
+            for piece in pieces:
+                f.write(piece)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(name, 0o644)
@@ -177,10 +185,8 @@ def altered_files(manifest: Path) -> list[str]:
 
 
 def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically, tensors made contiguous."""
-    from safetensors.torch import save
-
-    write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}) or None))
+    """Writes a safetensors file atomically, tensors made contiguous: block by block, so that no second copy of them is held."""
+    write_pieces(path, safetensors_file(tensors, metadata))
 
 
 def load_tensors(path: Path, *, finite: bool = True) -> "dict[str, Tensor]":
@@ -189,7 +195,6 @@ def load_tensors(path: Path, *, finite: bool = True) -> "dict[str, Tensor]":
     Raises:
         ArtefactError: Missing, a pickle, corrupt or truncated, or (`finite`) with NaN or infinity in it.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -202,6 +207,6 @@ def load_tensors(path: Path, *, finite: bool = True) -> "dict[str, Tensor]":
     except (SafetensorError, OSError, ValueError) as e:
         raise ArtefactError(f"{path} is not a whole safetensors file ({e})") from None
     for name, t in tensors.items():
-        if finite and t.is_floating_point() and not torch.isfinite(t).all():
+        if finite and t.is_floating_point() and not all_finite(t):
             raise ArtefactError(f"{path}: tensor {name!r} has NaN or infinity in it")
     return tensors
