@@ -39,7 +39,7 @@ def test_a_query_filters_sorts_counts_and_pages(made) -> None:
     store = made[0].saes[0].store
     every = [store.row(i) for i in range(D_SAE)]
     for asked, keeps in (
-        (Query(where={"auroc": (0.6, 0.8), "fired": (1.0, None)}, column="auroc"), lambda r: r.auroc is not None and 0.6 <= r.auroc <= 0.8 and r.fired >= 1),
+        (Query(where={"auroc": (0.6, 0.8), "fired": (1.0, None)}, column="auroc"), lambda r: r.status == "labelled" and 0.6 <= r.auroc <= 0.8 and r.fired >= 1),
         (Query(status="labelled", column="density", descending=False), lambda r: r.status == "labelled"),
         (Query(text="WORD 3", column="id", descending=False), lambda r: "word 3" in r.label),
     ):  # fmt: skip
@@ -51,6 +51,12 @@ def test_a_query_filters_sorts_counts_and_pages(made) -> None:
         second = query(store, Query(**{**vars(asked), "limit": 3, "offset": 2}))[1]
         assert second == rows[2:5]
     assert query(store, Query(text="zzz")) == (0, [])
+    assert store.row(9).auroc == max(r.auroc for r in every)
+    for descending in (True, False):
+        rows = query(store, Query(column="auroc", descending=descending, limit=1000))[1]
+        assert rows[-1].id == 9  # a label that does not stand has no score: last either way
+    assert row_values(store.row(9))[COLUMNS.index("auroc")] is None
+    assert 9 not in made[0].saes[0].chosen([], D_SAE - 1)
     with pytest.raises(UnknownName, match="auroc"):
         Query(where={"aurok": (0.0, 1.0)})
     with pytest.raises(UnknownName, match="density"):

@@ -245,7 +245,7 @@ function touched(c) {
               if (found)
                 li.append(
                   h("span", { class: "soft" }, `fires on ${percent(found.row.density)} of tokens; `),
-                  ...(found.row.status === "labelled" ? [`label ${found.row.label}; `] : []),
+                  ...(found.row.status === "labelled" ? [`label «${found.row.label}»; `] : []),
                   chips(
                     found.firing.slice(0, 6).map((t) => t[0]),
                     found.firing.slice(0, 6).map((t) => percent(t[1]) + " of its activation"),

@@ -37,7 +37,7 @@ page(/^edit\/(\d+)$/, (n) => {
           command(`efface eval --model ${edit.host.name || "M"} --edit ${edit.folder} --concept ${edit.concepts[0] || "C"} --out OUT`),
         ),
     attacks.length ? attacks.map((r) => evaluated(r, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
-    others > 0 && note(`${others === 1 ? "One result" : others + " results"} of the same concept, measured with other edits, stand under Compare.`),
+    others > 0 && note(`${others === 1 ? "One result" : others + " results"} of the same concept, measured with other edits, ${others === 1 ? "stands" : "stand"} under Compare.`),
     changes(edit),
     usedFeatures(edit),
     movedFeatures(edit),
@@ -140,7 +140,7 @@ function figuresTable(table) {
         {},
         h("th", { scope: "col" }, "figure"),
         shown.map((r) =>
-          h("th", { scope: "col", class: "num " + r.kind, "data-tip": r.note }, r.name, " ", h("span", { class: "badge" }, r.kind)),
+          h("th", { scope: "col", class: "num " + r.kind, "data-tip": r.note }, r.name, kindOf(r)),
         ),
       ),
     ),
@@ -156,7 +156,7 @@ function figuresTable(table) {
           shown.map((r) =>
             h(
               "td",
-              { class: "num " + r.kind, "data-label": `${r.name} (${r.kind})` },
+              { class: "num " + r.kind, "data-label": r.name === r.kind ? r.name : `${r.name} (${r.kind})` },
               r.metrics[name] ? valueCell(r.metrics[name], m) : "–",
             ),
           ),

@@ -80,7 +80,7 @@ function elsewhere() {
 function table(sae, about) {
   const columns = ORDER.filter((key) => about.columns.includes(key)).map((key) => ({ key, ...COLUMNS[key] }));
   const at = Object.fromEntries(columns.map((c) => [c.key, c]));
-  at.id.show = (id) => h("a", { href: link("sae", sae, "f", id), tabindex: -1 }, String(id));
+  at.id.show = (id) => h("a", { href: link("sae", sae, "f", id) }, String(id));
   at.label.show = (label, row) =>
     h("span", { class: row.status === "labelled" ? "" : "soft", title: label }, row.status === "labelled" ? label : row.status);
   const all = new VirtualTable({

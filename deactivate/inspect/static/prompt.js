@@ -91,6 +91,7 @@ function layerOf(layer) {
             {
               type: "button",
               class: "paint",
+              "data-at": "f" + f,
               "aria-pressed": String(f === chosen),
               "data-tip": "colour the tokens by this feature",
               onclick: () => {
@@ -104,11 +105,12 @@ function layerOf(layer) {
           " ",
           featureLink(layer.sae, f),
           h("span", { class: "soft" }, ` ${figure(v)} `),
-          label(f),
+          called(layer.sae, f, label(f)),
         ),
       ),
     );
   function draw() {
+    const focused = (strip.contains(document.activeElement) || detail.contains(document.activeElement)) && document.activeElement.dataset.at;
     const most = Math.max(...layer.tokens.map((_, i) => value(i, chosen)), 0);
     strip.replaceChildren(
       ...layer.tokens.map((t, i) =>
@@ -117,6 +119,7 @@ function layerOf(layer) {
           {
             type: "button",
             class: `tok ${shade(value(i, chosen), most)}`,
+            "data-at": "t" + i,
             "aria-pressed": String(i === token),
             "data-tip": `${layer.active[i]} features fire here${value(i, chosen) ? `; feature ${chosen}: ${figure(value(i, chosen))}` : ""}`,
             onclick: () => {
@@ -132,6 +135,8 @@ function layerOf(layer) {
       heading(3, token === null ? "Strongest on any token" : `Strongest on «${layer.tokens[token].trim()}»`),
       token === null ? list(layer.strongest) : list(layer.features[token]),
     );
+    const again = focused && (strip.querySelector(`[data-at="${focused}"]`) || detail.querySelector(`[data-at="${focused}"]`));
+    if (again) again.focus();
   }
   draw();
   return section(

@@ -136,6 +136,7 @@ class VirtualTable {
         c.show ? c.show(values[c.key], values) : c.text ? values[c.key] : figure(values[c.key]),
       ),
     );
+    for (const a of cells.flatMap((c) => [...c.querySelectorAll("a")])) a.tabIndex = -1; // Enter on the row opens it
     return h(
       "div",
       {
@@ -145,7 +146,7 @@ class VirtualTable {
         "aria-rowindex": index + 2,
         "data-index": index,
         "data-href": this.href && this.href(values),
-        style: { top: (index - (this.printing ? 0 : 0)) * ROW + "px" },
+        style: { top: index * ROW + "px" },
         onclick: (e) => {
           if (!e.target.closest("a, button")) this.open(e.currentTarget);
         },
