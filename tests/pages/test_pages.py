@@ -206,6 +206,19 @@ def test_a_prompt_is_read_as_the_sae_encodes_it(made) -> None:
             reader.read(text)
 
 
+def test_a_token_that_does_not_count_is_shown_and_not_read(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = made[1]
+    whole = reader.read(TEXTS[0])["layers"][0]
+    real = reader.host.keep_mask
+    monkeypatch.setattr(reader.host, "keep_mask", lambda ids, mask: real(ids, mask) & (real(ids, mask).cumsum(1) > 1))
+    got = reader.read(TEXTS[0])["layers"][0]
+    assert got["tokens"] == whole["tokens"]
+    assert (got["active"][0], got["features"][0]) == (None, [])
+    assert got["active"][1:] == whole["active"][1:]
+    assert got["features"][1:] == whole["features"][1:]
+    assert all(row > 0 for *_, row in got["strongest"])
+
+
 def test_what_an_edit_moves_is_what_the_sae_reads_with_it_and_without(made) -> None:
     site, reader, _ = made
     sae, host = site.saes[0].sae, reader.host

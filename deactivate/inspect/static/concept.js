@@ -111,11 +111,11 @@ const RANKED = [
   { key: "id", title: "Feature", width: "5rem", small: "3.9rem" },
   {
     key: "words",
-    title: "What it is",
+    title: "Label or use",
     width: "minmax(8rem, 3fr)",
     small: "minmax(4rem, 1fr)",
     text: true,
-    about: "Its label, or the tokens that it promotes, or a prompt that fires it",
+    about: "Its label; where none stands, the tokens on which it is strongest, or that it promotes, or a prompt that fires it",
   },
   {
     key: "train",
@@ -135,14 +135,12 @@ const RANKED = [
 
 function ranked(c, of) {
   const rows = c.report.features.map((f, i) => {
+    const promoted = (f.promoted || []).slice(0, 4).map((t) => t.trim());
     const words =
-      f.label ||
       labelOf(f.hook_point, f.id) ||
-      (f.promoted || [])
-        .slice(0, 4)
-        .map((t) => t.trim())
-        .join(", ") ||
-      (f.prompts || [])[0] ||
+      (f.label && "strongest on " + f.label) ||
+      (promoted.length && "promotes " + promoted.join(", ")) ||
+      (f.prompts && f.prompts.length && "fires in " + f.prompts[0]) ||
       "";
     return [
       i + 1,
@@ -161,7 +159,7 @@ function ranked(c, of) {
   const columns = RANKED.map((k) => ({ ...k }));
   const tested = c.report.features.some((f) => f.auroc.test !== null && f.auroc.test !== undefined);
   columns[1].show = (id, row) => featureLink(saeAt(row.hook_point), id, String(id));
-  columns[2].show = (words) => h("span", { title: words }, words);
+  columns[2].show = (words, row) => h("span", { class: labelOf(row.hook_point, row.id) ? "" : "soft", title: words }, words);
   const names = columns.map((k) => k.key);
   const source = new ListSource(names, rows, (row, text) => String(row[2]).toLowerCase().includes(text));
   const all = new VirtualTable({
@@ -245,7 +243,7 @@ function touched(c) {
               if (found)
                 li.append(
                   h("span", { class: "soft" }, `fires on ${percent(found.row.density)} of tokens; `),
-                  ...(found.row.status === "labelled" ? [`label «${found.row.label}»; `] : []),
+                  ...(found.row.status === "labelled" ? [`label “${found.row.label}”; `] : []),
                   chips(
                     found.firing.slice(0, 6).map((t) => t[0]),
                     found.firing.slice(0, 6).map((t) => percent(t[1]) + " of its activation"),

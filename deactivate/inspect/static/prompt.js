@@ -113,8 +113,9 @@ function layerOf(layer) {
     const focused = (strip.contains(document.activeElement) || detail.contains(document.activeElement)) && document.activeElement.dataset.at;
     const most = Math.max(...layer.tokens.map((_, i) => value(i, chosen)), 0);
     strip.replaceChildren(
-      ...layer.tokens.map((t, i) =>
-        h(
+      ...layer.tokens.map((t, i) => {
+        if (layer.active[i] === null) return h("span", { class: "tok lost", "data-tip": "This token does not count: no SAE is read at it" }, t);
+        return h(
           "button",
           {
             type: "button",
@@ -128,8 +129,8 @@ function layerOf(layer) {
             },
           },
           t,
-        ),
-      ),
+        );
+      }),
     );
     detail.replaceChildren(
       heading(3, token === null ? "Strongest on any token" : `Strongest on «${layer.tokens[token].trim()}»`),
