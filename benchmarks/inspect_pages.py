@@ -153,7 +153,9 @@ def until_drawn(browser: Browser, address: str) -> tuple[Tab, dict[str, float]]:
 
 def actions(tab: Tab, n: int) -> dict[str, float]:
     """Seconds from an action to what it shows."""
-    search = "(e => {{ e.value = '{}'; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.querySelector('input[type=search]'))"
+    search = (
+        "(e => {{ e.value = '{}'; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.querySelector('input[type=search]'))"
+    )
     last = "[...document.querySelectorAll('.vt-row')].pop().dataset.index"
     steps = {
         "sort": ("document.querySelector('[data-sort=density]').click()", f"{ROWS} && {SORTED} === 'descending'"),

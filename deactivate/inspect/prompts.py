@@ -97,7 +97,8 @@ class PromptReader:
         at, shown = keep.nonzero()[:, 0], (keep | (mask[0].cpu().bool() & ~specials)).nonzero()[:, 0]
         tokens, counts = self.spell(reader, ids[0][shown].tolist()), keep[shown].tolist()
         return [
-            self._layer(number, sae, seen[points[number]][0][at.to(seen[points[number]].device)], tokens, counts) for number, sae in saes.items()
+            self._layer(number, sae, seen[points[number]][0][at.to(seen[points[number]].device)], tokens, counts)
+            for number, sae in saes.items()
         ]
 
     def _layer(self, number: int, sae: "SAE", x: torch.Tensor, tokens: list[str], counts: list[bool]) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def rows_of(store: FeatureStore, ids: Sequence[int]) -> list[FeatureRow]:
 
 def best_labelled(store: FeatureStore, n: int) -> list[int]:
     """The `n` features whose labels detect best, then those that fire most; none that never fires."""
-    found = store.read(f"SELECT id FROM features WHERE fired > 0 ORDER BY {_value('auroc')} DESC NULLS LAST, density DESC, id LIMIT ?", max(n, 0))
+    found = store.read(
+        f"SELECT id FROM features WHERE fired > 0 ORDER BY {_value('auroc')} DESC NULLS LAST, density DESC, id LIMIT ?", max(n, 0)
+    )
     return [int(r["id"]) for r in found]
 
 

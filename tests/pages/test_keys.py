@@ -13,7 +13,17 @@ pytestmark = pytest.mark.skipif(find() is None, reason=MISSING)
 USABLE = "a[href], button, input, select, textarea, summary, canvas, .vt, .contexts .ctx, pre, .strip .tok"
 """What a mouse can use; links in rows of a table are left out, since Enter on the row opens them."""
 PLACES = {
-    "#/": ("nav a", ".theme select", "input[type=search]", ".controls select", "summary", "[data-sort=density]", ".vt", "canvas", ".legend button"),
+    "#/": (
+        "nav a",
+        ".theme select",
+        "input[type=search]",
+        ".controls select",
+        "summary",
+        "[data-sort=density]",
+        ".vt",
+        "canvas",
+        ".legend button",
+    ),
     "#/sae/0/f/0": (".crumb a", "summary", ".ctx", ".near a"),
     "#/concept/0": (".vt", "[data-sort]", "summary", "input[type=search]"),
     "#/concept/0/1": (".vt", "select", "td a"),
