@@ -87,14 +87,16 @@ class Browser:
         line, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(line)
 
-    def open(self, address: str, width: int = 1400, height: int = 900, dark: bool = False) -> "Tab":
-        """A new tab at an address, once its script has run."""
+    def open(self, address: str, width: int = 1400, height: int = 900, dark: bool = False, early: str = "") -> "Tab":
+        """A new tab at an address, once its script has run; `early` is run before any of the page's own."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         tab = Tab(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.call(f"{domain}.enable")
         tab.size(width, height)
         tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        if early:
+            tab.call("Page.addScriptToEvaluateOnNewDocument", source=early)
         tab.call("Page.navigate", url=address)
         tab.until("document.documentElement.dataset.ready === '1'")
         return tab
@@ -108,6 +110,10 @@ class Tab:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         return self.browser.call(method, self.session, **params)
+
+    def close(self) -> None:
+        """Ends the tab."""
+        self.call("Page.close")
 
     def run(self, script: str) -> Any:
         """The value of an expression, awaited; what it throws is raised."""
@@ -137,6 +143,7 @@ class Tab:
             "Home": 36,
             "Tab": 9,
             "PageDown": 34,
+            "Escape": 27,
         }
         text = {"text": "\r"} if name == "Enter" else {}
         for _ in range(times):

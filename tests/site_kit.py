@@ -39,7 +39,7 @@ TEXTS = ["the wizard saw a castle", "the piano is red"]
 
 
 def labels() -> list[dict[str, Any]]:
-    """Feature 7 has a hostile label, 9 has none."""
+    """Feature 7 has a hostile label; 9 has none, though what was proposed for it would score best."""
     rows: list[dict[str, Any]] = [
         {**dict.fromkeys(LABEL_COLUMNS)} | {"label": PLANTED[i] if i < 16 else f"word {i % 5}, {i}", "status": "labelled"}
         for i in range(D_SAE)
@@ -48,7 +48,7 @@ def labels() -> list[dict[str, Any]]:
         row |= {"auroc": 0.5 + i / 300, "auroc_low": 0.4 + i / 300, "auroc_high": 0.5 + i / 299.9, "validation": 0.9, "source": "words"}
         row |= {"fuzzing": 0.45 + i / 300, "fuzzing_low": 0.4 + i / 300, "fuzzing_high": 0.5 + i / 300}
     rows[7]["label"] = EVIL
-    rows[9] |= {"label": "unlabelled", "status": "at chance", "auroc": None, "proposal": EVIL}
+    rows[9] |= {"label": "unlabelled", "status": "at chance", "auroc": 0.9999, "proposal": EVIL}
     return rows
 
 

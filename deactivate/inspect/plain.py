@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 DIGITS = 4
 """Significant digits of a figure on a page."""
+_SPACE = re.compile(r"(?<!^[A-Za-z])(?<!_[A-Za-z])_")
+"""An underscore between words, not one behind a single letter: d_sae, b_dec."""
 
 
 def short(value: float | None, digits: int = DIGITS) -> float | int | None:
@@ -32,11 +35,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
     """Nested mappings as [dotted name, printed value], in their order; empty values are left out."""
     rows: list[list[str]] = []
     for name, value in values.items():
-        words = f"{prefix}{name}"
+        words = f"{prefix}{_SPACE.sub(' ', str(name))}"
         if isinstance(value, Mapping):
             rows += flat(value, f"{words}.")
         elif value is not None and value != "" and value != [] and value != ():
-            rows.append([words.replace("_", " "), _printed(value)])
+            rows.append([words, _printed(value)])
     return rows
 
 

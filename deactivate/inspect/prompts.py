@@ -91,24 +91,28 @@ class PromptReader:
             raise InputError(f"prompt: it has {len(rows[0])} tokens, {LONGEST} at most are read; shorten it")
         ids, mask = reader.pad(rows)
         keep = reader.keep_mask(ids, mask)[0].cpu()
+        specials = torch.isin(ids[0].cpu(), torch.tensor(reader.tokenizer.all_special_ids))
         points = {n: sae_hook_point(s) for n, s in saes.items()}
         seen = reader.activations(ids, mask, list(dict.fromkeys(points.values())))
-        at = keep.nonzero()[:, 0]
-        tokens = self.spell(reader, ids[0][at].tolist())
+        at, shown = keep.nonzero()[:, 0], (keep | (mask[0].cpu().bool() & ~specials)).nonzero()[:, 0]
+        tokens, counts = self.spell(reader, ids[0][shown].tolist()), keep[shown].tolist()
         return [
-            self._layer(number, sae, seen[points[number]][0][at.to(seen[points[number]].device)], tokens) for number, sae in saes.items()
+            self._layer(number, sae, seen[points[number]][0][at.to(seen[points[number]].device)], tokens, counts)
+            for number, sae in saes.items()
         ]
 
-    def _layer(self, number: int, sae: "SAE", x: torch.Tensor, tokens: list[str]) -> dict[str, Any]:
+    def _layer(self, number: int, sae: "SAE", x: torch.Tensor, tokens: list[str], counts: list[bool]) -> dict[str, Any]:
+        """One SAE's reading; `active` is None at a token of the prompt that does not count."""
+        place = [i for i, counted in enumerate(counts) if counted]
         sparse = sae.encode_sparse(x.to(sae.W_enc))
         by_token: list[list[tuple[float, int]]] = [[] for _ in tokens]
         peak: dict[int, tuple[float, int]] = {}
         for row, f, v in zip(sparse.rows.tolist(), sparse.indices.tolist(), sparse.values.tolist(), strict=True):
             if v <= 0:
                 continue
-            by_token[row].append((v, f))
+            by_token[place[row]].append((v, f))
             if v > peak.get(f, (0.0, 0))[0]:
-                peak[f] = (v, row)
+                peak[f] = (v, place[row])
         kept = [sorted(found, reverse=True)[: self.top] for found in by_token]
         strongest = sorted(((v, f, row) for f, (v, row) in peak.items()), reverse=True)[: 3 * self.top]
         named = {f for found in kept for _, f in found} | {f for _, f, _ in strongest}
@@ -116,7 +120,7 @@ class PromptReader:
             "sae": number,
             "hook_point": sae_hook_point(sae),
             "tokens": tokens,
-            "active": [len(found) for found in by_token],
+            "active": [len(found) if counted else None for found, counted in zip(by_token, counts, strict=True)],
             "features": [[[f, shortened(v, 3)] for v, f in found] for found in kept],
             "strongest": [[f, shortened(v, 3), row] for v, f, row in strongest],
             "labels": {str(f): self.label(number, f) for f in sorted(named)},

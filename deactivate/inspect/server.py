@@ -207,7 +207,7 @@ class PageServer(ThreadingHTTPServer):
 
 
 def serve(pages: Pages, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Answers until interrupted; `ready` is told the address.
+    """Answers until interrupted; `ready` is told the address once the first page is made.
 
     Raises:
         InputError: The port is taken or not allowed.
@@ -217,6 +217,7 @@ def serve(pages: Pages, port: int = 0, ready: Callable[[str], None] = lambda add
     except (OSError, OverflowError) as e:
         raise InputError(f"--port {port} cannot be used ({e}); choose another, or 0 for any free one") from None
     with server:
+        pages.page()
         ready(server.address)
         server.serve_forever()
 

@@ -103,21 +103,23 @@ class Site:
         return {**values, "words": words.listed()}
 
     def wanted(self, hook_point: str) -> list[int]:
-        """Features at a hook point that concepts, gates and edits name, the most important first, each once."""
+        """Features at a hook point that concepts, edits, prompts and gates name, the most important first, each once; a gate may name a thousand."""
         found: list[int] = []
         for concept in self.concepts:
             found += [f["id"] for f in concept["report"]["features"] if f["hook_point"] == hook_point]
         for edit in self.shown_edits:
             found += [f["id"] for f in edit["features"] if f["hook_point"] == hook_point]
-            found += _listened(edit.get("gate"), hook_point)
-        for concept in self.concepts:
-            found += _listened(concept.get("gate"), hook_point)
         for change in self.moved:
             found += [f for row in change["saes"] if row["hook_point"] == hook_point for f, *_ in row["features"]]
         for reading in self.prompts:
             found += [f for layer in reading["layers"] if layer["hook_point"] == hook_point for f, *_ in layer["strongest"]]
+        for known in (*self.shown_edits, *self.concepts):
+            found += _listened(known.get("gate"), hook_point)
         return list(dict.fromkeys(found))
 
 
 def _listened(gate: Mapping[str, Any] | None, hook_point: str) -> list[int]:
-    return [f for s in (gate or {}).get("sources", ()) if s["hook_point"] == hook_point for f in s["features"]]
+    """Features that a gate listens to, those of the largest weight first."""
+    sources = [s for s in (gate or {}).get("sources", ()) if s["hook_point"] == hook_point]
+    heard = [(f, w) for s in sources for f, w in zip(s["features"], s["weights"], strict=True)]
+    return [f for f, _ in sorted(heard, key=lambda pair: -abs(pair[1]))]

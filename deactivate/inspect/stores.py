@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.files import cache_dir, digest, write_json
-from ...sae.evidence.query import Query, containing, densities, query
+from ...sae.evidence.query import SCORES, Query, best_labelled, containing, densities, labels_of, query
 from ...sae.evidence.schema import Feature, FeatureRow
 from .plain import Words, flat, short
 
@@ -54,7 +54,7 @@ class StoreView:
     def about(self) -> dict[str, Any]:
         """Everything but the features."""
         cfg, card = self.sae.cfg, self.sae.card
-        size = {"architecture": cfg.architecture, "d in": cfg.d_in, "d sae": cfg.d_sae, "k": getattr(cfg, "k", None)}
+        size = {"architecture": cfg.architecture, "d_in": cfg.d_in, "d_sae": cfg.d_sae, "k": getattr(cfg, "k", None)}
         weights = card.get("weights")
         known = {"model", "hook_point", "metrics", "token_policy", "training", "weights", "fingerprint", "format"}
         return {
@@ -142,8 +142,8 @@ class StoreView:
             xy = feature_map(self.sae.W_dec[wanted])
             kept = {"x": [round(float(v), 4) for v in xy[:, 0]], "y": [round(float(v), 4) for v in xy[:, 1]]}
             write_json(place, kept)
-        found = [self.store.row(i) for i in wanted] if self.store is not None else []
-        names, group = label_groups([r.label for r in found], [r.status for r in found])
+        found = labels_of(self.store, wanted) if self.store is not None else []
+        names, group = label_groups([label for label, _ in found], [status for _, status in found])
         values = {"ids": wanted, **kept, "groups": names, "group": group or [0] * len(wanted)}
         if ids is None:
             self._map = values
@@ -159,15 +159,14 @@ class StoreView:
         if self.store is None:
             return []
         found = dict.fromkeys(i for i in first if 0 <= i < self.store.d_sae)
-        for column in ("auroc", "density"):
-            if len(found) < n:
-                found.update(dict.fromkeys(r.id for r in self.store.ranked(column, limit=n) if r.fired))
+        if len(found) < n:
+            found.update(dict.fromkeys(best_labelled(self.store, n)))
         return list(found)[: max(n, 0)]
 
 
 def row_values(row: FeatureRow) -> list[Any]:
-    """The figures of `COLUMNS`."""
-    values = (getattr(row, name) for name in COLUMNS)
+    """The figures of `COLUMNS`; scores of a label only where one stands."""
+    values = (None if name in SCORES and row.status != "labelled" else getattr(row, name) for name in COLUMNS)
     return [short(v) if isinstance(v, float) else v for v in values]
 
 

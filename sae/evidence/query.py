@@ -1,5 +1,6 @@
 """Pages of a feature store's table: searched, filtered by any column, sorted, and counted; and which contexts hold a text."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,13 @@ from .store import FeatureStore
 NUMBERS = tuple(n for n, kind in s.COLUMNS.items() if kind.split()[0] in ("REAL", "INTEGER"))
 """Columns that can be bounded."""
 STATUSES = ("labelled", "at chance", "too few contexts", "no word", "silent")
+SCORES = ("auroc", "auroc_low", "auroc_high", "fuzzing", "fuzzing_low", "fuzzing_high")
+"""Scores of a label: a proposal that does not stand has none here, though the store keeps what it would be."""
 LIMIT = 1000
 """Rows of a page, at most."""
-_FOUND = """
-    JOIN (SELECT id AS hit, MIN(place) AS place FROM (
-        SELECT id, -1 AS place FROM features WHERE instr(folded(label), ?) > 0 AND status = 'labelled'
-        UNION ALL SELECT feature, rank FROM tokens WHERE token >= ? AND token < ?
-    ) GROUP BY id) AS found ON found.hit = features.id"""
+_FOUND = " JOIN (SELECT json_extract(value, '$[0]') AS hit, json_extract(value, '$[1]') AS place FROM json_each(?)) AS found ON found.hit = features.id"
+
+_ASKED = "SELECT {} FROM json_each(?) AS asked JOIN features ON features.id = asked.value ORDER BY asked.key"
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,27 @@ class Query:
 def query(store: FeatureStore, asked: Query) -> tuple[int, list[FeatureRow]]:
     """(how many features match, those of the page)."""
     wanted = asked.text.strip().casefold()
-    joined, values = (_FOUND, [wanted, wanted, wanted + "\U0010ffff"]) if wanted else ("", [])
+    joined, values = (_FOUND, [store.matches(wanted)]) if wanted else ("", [])
     tests: list[str] = ["status = ?"] if asked.status else []
     bounds: list[Any] = [asked.status] if asked.status else []
     for name, (low, high) in asked.where.items():
-        tests.append(f'"{name}" IS NOT NULL')
+        value = _value(name)
+        tests.append(f"{value} IS NOT NULL")
         for bound, sign in ((low, ">="), (high, "<=")):
             if bound is not None:
-                tests.append(f'"{name}" {sign} ?')
+                tests.append(f"{value} {sign} ?")
                 bounds.append(float(bound))
     rest = f"FROM features{joined}" + (f" WHERE {' AND '.join(tests)}" if tests else "")
     way = "DESC" if asked.descending else "ASC"
-    order = f'"{asked.column}" {way} NULLS LAST, id {way}' if asked.column else "place, id" if wanted else "id"
+    order = f"{_value(asked.column)} {way} NULLS LAST, id {way}" if asked.column else "place, id" if wanted else "id"
     values += bounds
     total = int(store.read(f"SELECT COUNT(*) AS n {rest}", *values)[0]["n"])
-    found = store.read(f"SELECT features.* {rest} ORDER BY {order} LIMIT ? OFFSET ?", *values, asked.limit, asked.offset)
-    return total, [FeatureRow(**row) for row in found]
+    found = store.read(f"SELECT features.id AS id {rest} ORDER BY {order} LIMIT ? OFFSET ?", *values, asked.limit, asked.offset)
+    return total, rows_of(store, [int(r["id"]) for r in found])
+
+
+def _value(column: str) -> str:
+    return f"CASE WHEN status = 'labelled' THEN \"{column}\" END" if column in SCORES else f'"{column}"'
 
 
 def densities(store: FeatureStore) -> list[float]:
@@ -78,7 +84,21 @@ def densities(store: FeatureStore) -> list[float]:
 
 def rows_of(store: FeatureStore, ids: Sequence[int]) -> list[FeatureRow]:
     """Figures of some features, in the order given."""
-    return [store.row(i) for i in ids]
+    return [FeatureRow(**row) for row in store.read(_ASKED.format("features.*"), json.dumps(list(ids)))]
+
+
+def best_labelled(store: FeatureStore, n: int) -> list[int]:
+    """The `n` features whose labels detect best, then those that fire most; none that never fires."""
+    found = store.read(
+        f"SELECT id FROM features WHERE fired > 0 ORDER BY {_value('auroc')} DESC NULLS LAST, density DESC, id LIMIT ?", max(n, 0)
+    )
+    return [int(r["id"]) for r in found]
+
+
+def labels_of(store: FeatureStore, ids: Sequence[int]) -> list[tuple[str, str]]:
+    """(label, status) of some features, in the order given; of a hundred thousand in one reading."""
+    found = store.read(_ASKED.format("label, status"), json.dumps(list(ids)))
+    return [(r["label"], r["status"]) for r in found]
 
 
 def containing(store: FeatureStore, text: str, *, limit: int = 50, seconds: float = 2.0) -> tuple[list[int], int]:

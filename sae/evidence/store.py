@@ -1,5 +1,6 @@
 """Reads a feature store: a feature in milliseconds, ranked and searched lists, from any number of threads."""
 
+import json
 import sqlite3
 import threading
 from functools import lru_cache
@@ -18,6 +19,8 @@ from .tallies import bin_edges
 KINDS = ("top", "quantile", "validation", "test")
 CACHED_BLOCKS = 32
 """Row groups kept in memory a store."""
+CACHED_SEARCHES = 16
+"""Searches whose matches are kept, at most a megabyte each for a hundred thousand features."""
 
 
 class FeatureStore:
@@ -32,6 +35,8 @@ class FeatureStore:
         self._pieces: list[str] = parquet.read_table(folder / s.VOCABULARY)["piece"].to_pylist()
         self._edges: list[float] = bin_edges().tolist()
         self._block = lru_cache(CACHED_BLOCKS)(self._read_block)
+        self.matches = lru_cache(CACHED_SEARCHES)(self._matches)
+        """What a text matches, found once and not again for every page of rows."""
 
     @classmethod
     def open(cls, folder: str | Path, *, sae_digest: str | None = None, verify: bool = True) -> "FeatureStore":
@@ -117,14 +122,19 @@ class FeatureStore:
             raise InputError("search: the text is empty; give a word of a label or the beginning of a token")
         _check_page(limit, offset)
         query = """
-            SELECT features.* FROM features JOIN (
-                SELECT id, MIN(place) AS place FROM (
-                    SELECT id, -1 AS place FROM features WHERE instr(folded(label), ?) > 0 AND status = 'labelled'
-                    UNION ALL
-                    SELECT feature, rank FROM tokens WHERE token >= ? AND token < ?
-                ) GROUP BY id
-            ) AS found ON found.id = features.id ORDER BY place, features.id LIMIT ? OFFSET ?"""
-        return self._rows(query, wanted, wanted, wanted + "\U0010ffff", limit, offset)
+            SELECT features.* FROM json_each(?) AS found JOIN features ON features.id = json_extract(found.value, '$[0]')
+            ORDER BY json_extract(found.value, '$[1]'), features.id LIMIT ? OFFSET ?"""
+        return self._rows(query, self.matches(wanted), limit, offset)
+
+    def _matches(self, wanted: str) -> str:
+        """[[feature, place], …] as JSON: where a folded text stands in a label (-1), or at the beginning of a token (its rank)."""
+        query = """
+            SELECT id, MIN(place) AS place FROM (
+                SELECT id, -1 AS place FROM features WHERE instr(folded(label), ?) > 0 AND status = 'labelled'
+                UNION ALL
+                SELECT feature, rank FROM tokens WHERE token >= ? AND token < ?
+            ) GROUP BY id"""
+        return json.dumps([[r["id"], r["place"]] for r in self.read(query, wanted, wanted, wanted + "\U0010ffff")])
 
     def _rows(self, query: str, *values: object) -> list[FeatureRow]:
         return [FeatureRow(**row) for row in self.read(query, *values)]

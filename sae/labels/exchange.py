@@ -1,7 +1,8 @@
 """A feature store in the formats of other tools: Neuronpedia's exports, and the batches that SAEDashboard writes for it.
 
 Neuronpedia (docs.neuronpedia.org, «Exports»): `explanations/`, `features/` and `activations/`, each of files `batch-N.jsonl.gz` with one JSON
-object a line. SAEDashboard (`NeuronpediaDashboardBatch`): files `batch-N.json` of `{model_id, layer, sae_set, features}`.
+object a line, and `model`, `release`, `source` and `sourceset.jsonl` (`neuronpedia.records`). SAEDashboard (`NeuronpediaDashboardBatch`): files
+`batch-N.json` of `{model_id, layer, sae_set, features}`; there and here a context of the strongest has the bin (-1, its largest activation) and share -1.
 What a store does not hold (values of promoted tokens, correlated neurons, histograms of logits) is an empty list.
 """
 
@@ -16,6 +17,7 @@ from ...base.files import new_folder, write_bytes
 from ...base.running import progress
 from ..evidence.schema import Feature, StoredContext
 from ..evidence.store import FeatureStore
+from .neuronpedia import CREATOR, MAKER, records
 
 Format = Literal["neuronpedia", "saedashboard"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -23,13 +25,11 @@ BATCH = 1024
 """Features a file."""
 SHOWN = ("top", "quantile")
 """Contexts that are written: labels are scored on the others."""
-MODEL = "efface"
-"""Named as what made the explanations."""
 ABSENT = (
     *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1", "correlated_neurons_indices"),
     *("correlated_neurons_pearson", "correlated_neurons_l1", "correlated_features_indices", "correlated_features_pearson"),
     *("correlated_features_l1", "neg_values", "pos_values", "logits_hist_data_bar_heights", "logits_hist_data_bar_values"),
-    "decoder_weights_dist",
+    *("decoder_weights_dist", "vector"),
 )
 
 
@@ -58,6 +58,8 @@ def export_store(store: FeatureStore, out: Path, kind: str, model: str, source: 
     alive = [int(r["id"]) for r in store.read("SELECT id FROM features WHERE fired > 0 ORDER BY id")]
     counts = {"features": 0, "labels": 0, "contexts": 0}
     with new_folder(out) as work:
+        for name, record in records(model, source, store.manifest).items() if kind == "neuronpedia" else ():
+            write_bytes(work / f"{name}.jsonl", _lines([record]))
         for n, first in enumerate(progress(range(0, len(alive), BATCH), desc="features written", unit="file")):
             found = [store.feature(i) for i in alive[first : first + BATCH]]
             values = [_values(f, store) for f in found]
@@ -86,22 +88,23 @@ def _values(f: Feature, store: FeatureStore) -> dict[str, Any]:
         "n_prompts_total": int(corpus.get("documents") or 0),
         "n_tokens_in_prompt": int((store.manifest.get("config") or {}).get("context") or 0),
         "dataset": str(corpus.get("digest") or ""),
-        "activations": [_activation(c, quantiles) for c in f.contexts if c.kind in SHOWN],
+        "activations": [_activation(c, quantiles, f.density) for c in f.contexts if c.kind in SHOWN],
     }
 
 
 def _quantiles(contexts: Sequence[StoredContext]) -> dict[int | None, tuple[float, float]]:
-    """Quantile -> least and largest peak of its contexts; None: the strongest ones."""
+    """Quantile -> least and largest peak of its contexts; None: of the strongest ones, whose bin has no lower end."""
     peaks: dict[int | None, list[float]] = {}
     for c in contexts:
         if c.kind in SHOWN:
             peaks.setdefault(c.quantile, []).append(c.value)
-    return {q: (min(v), max(v)) for q, v in peaks.items()}
+    return {q: (-1.0 if q is None else min(v), max(v)) for q, v in peaks.items()}
 
 
-def _activation(c: StoredContext, quantiles: Mapping[int | None, tuple[float, float]]) -> dict[str, Any]:
+def _activation(c: StoredContext, quantiles: Mapping[int | None, tuple[float, float]], density: float) -> dict[str, Any]:
+    """A context; its bin's share is one of all tokens, as SAEDashboard counts it."""
     low, high = quantiles[c.quantile]
-    share = -1 if c.quantile is None else 1 / max(len(quantiles) - 1, 1)
+    share = -1.0 if c.quantile is None else density / sum(q is not None for q in quantiles)
     return {
         "tokens": list(c.pieces), "values": list(c.activations), "bin_min": low, "bin_max": high, "bin_contains": share,
         "qualifying_token_index": c.peak,
@@ -114,14 +117,24 @@ def _write_neuronpedia(folder: Path, n: int, found: list[Feature], values: list[
         own = {**where, "index": str(f.id)}
         kept = {k: x for k, x in v.items() if k not in ("feature_index", "activations", "n_prompts_total", "n_tokens_in_prompt", "dataset")}
         near = {"topkCosSimIndices": [i for i, _ in f.neighbours], "topkCosSimValues": [c for _, c in f.neighbours]}
-        rows["features"].append({**own, "maxActApprox": f.max, "hasVector": False, "vector": [], **near, **kept})
+        rows["features"].append({**own, "creatorId": CREATOR, "maxActApprox": f.max, "hasVector": False, **near, **kept})
         rows["activations"] += list(_activations(own, v["activations"]))
         if f.status == "labelled":
-            kind = {"typeName": None, "explanationModelName": MODEL}
-            rows["explanations"].append({"id": f"{'-'.join(own.values())}-{MODEL}", **own, "description": f.label, **kind})
+            rows["explanations"].append(_explanation(f, own))
     for name, lines in rows.items():
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_bytes(folder / name / f"batch-{n}.jsonl.gz", gzip.compress(text.encode(), mtime=0))
+        if lines:
+            write_bytes(folder / name / f"batch-{n}.jsonl.gz", gzip.compress(_lines(lines), 6, mtime=0))
+
+
+def _explanation(f: Feature, own: Mapping[str, str]) -> dict[str, Any]:
+    """A label; the names of type and model are left open, since only names that Neuronpedia knows are taken in."""
+    notes = f"{MAKER}: from {f.source}; detection AUROC {f.auroc:.3g}" if f.auroc is not None else f"{MAKER}: from {f.source}"
+    kind = {"typeName": None, "explanationModelName": None, "authorId": CREATOR, "notes": notes}
+    return {"id": f"{'-'.join(own.values())}-{MAKER}", **own, "description": f.label, **kind}
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _activations(own: Mapping[str, str], contexts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -130,5 +143,5 @@ def _activations(own: Mapping[str, str], contexts: Sequence[Mapping[str, Any]]) 
         yield {
             "id": f"{'-'.join(own.values())}-{i}", **own, "tokens": c["tokens"], "values": values, "maxValue": max(values),
             "maxValueTokenIndex": values.index(max(values)), "minValue": min(values), "qualifyingTokenIndex": peak,
-            "binMin": c["bin_min"], "binMax": c["bin_max"], "binContains": c["bin_contains"], "dfaValues": [], "lossValues": [],
+            "binMin": c["bin_min"], "binMax": c["bin_max"], "binContains": c["bin_contains"], "dfaValues": [], "lossValues": [], "creatorId": CREATOR,
         }  # fmt: skip

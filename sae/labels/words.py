@@ -17,6 +17,8 @@ from ..evidence.reading import Evidence
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?|[^\w\s]|_")
 KEPT = 32_768
 """Stretches whose words are remembered: features share most of their contexts, held-out ones above all."""
+FEATURES = 1024
+"""Features whose held-out contexts are remembered, a part each: every proposal is scored on them."""
 SILENT = 200
 """Silent contexts that fuzzing reads, an even draw as all of them are."""
 Scores = tuple[Float64[np.ndarray, " p"], Float64[np.ndarray, " q"]]
@@ -150,6 +152,7 @@ class EvidenceWords:
     def __init__(self, evidence: Evidence, pieces: Sequence[str]) -> None:
         self.evidence, self.pieces = evidence, pieces
         self.stretch = lru_cache(KEPT)(self._stretch)
+        self.held = lru_cache(FEATURES)(lambda part, feature: self.evidence.held[part].contexts(feature))
         self.tiles = {part: evidence.background[part].tiles() for part in PARTS}
         self.index = {p: WordIndex([self.stretch(t.tokens, t.position > 0).stems for t in ts]) for p, ts in self.tiles.items()}
         self.silence = {p: Silence(ts) for p, ts in self.tiles.items()}
@@ -163,8 +166,7 @@ class EvidenceWords:
 
     def positives(self, part: str, feature: int) -> list[frozenset[str]]:
         """Stems of each held-out context of `part` in which the feature fires."""
-        contexts = self.evidence.held[part].contexts(feature)
-        return [self.stretch(c.tokens, c.position > c.peak).stems for c in contexts]
+        return [self.stretch(c.tokens, c.position > c.peak).stems for c in self.held(part, feature)]
 
     def scores(self, part: str, feature: int, label: Sequence[str]) -> Scores:
         """What a label predicts for held-out contexts: the sum of the rarity of those of its stems that stand there.
@@ -190,7 +192,7 @@ class EvidenceWords:
         """
         weight = {s: self.index["evidence"].rarity(s) for s in label}
         positive, counts = [], []
-        for c in self.evidence.held[part].contexts(feature):
+        for c in self.held(part, feature):
             positive.append(_weight(self.stretch(c.tokens, c.position > c.peak).active(c.activations), weight))
             counts.append(sum(a > 0 for a in c.activations))
         quiet = self.silence[part].of(feature).numpy().nonzero()[0][:SILENT]

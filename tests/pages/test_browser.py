@@ -205,6 +205,24 @@ def test_every_page_fits_three_widths_in_both_themes(browser: Browser, made) -> 
     assert tab.complaints() == []
 
 
+def test_paper_gets_rows_and_what_was_folded_and_no_controls(tab: Tab) -> None:
+    tab.until(f"{COUNT} === {D_SAE}")
+    seen = "[...document.querySelectorAll('details')].filter(d => d.open).length"
+    before, shown = tab.run(seen), tab.run(ROWS)
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    tab.run("dispatchEvent(new Event('beforeprint'))")
+    tab.until(f"{ROWS} === 100 && document.querySelector('.count').textContent.includes('the first 100 are printed')")
+    assert shown < 100
+    assert tab.run(seen) > before
+    assert tab.run("[...document.querySelectorAll('.controls, #top, .segmented')].every(e => !e.checkVisibility())")
+    tops = tab.run("[...document.querySelectorAll('.vt-row')].map(r => r.getBoundingClientRect().top)")
+    assert tops == sorted(set(tops))  # rows follow each other and may go to the next sheet
+    tab.run("dispatchEvent(new Event('afterprint'))")
+    tab.call("Emulation.setEmulatedMedia", media="screen")
+    tab.until(f"{ROWS} === {shown}")
+    assert tab.run(seen) == before
+
+
 def test_the_theme_of_choice_wins_over_the_systems(browser: Browser, made) -> None:
     tab = browser.open(made[2].as_uri(), dark=True)
     ground = "getComputedStyle(document.body).backgroundColor"

@@ -39,7 +39,7 @@ def test_a_query_filters_sorts_counts_and_pages(made) -> None:
     store = made[0].saes[0].store
     every = [store.row(i) for i in range(D_SAE)]
     for asked, keeps in (
-        (Query(where={"auroc": (0.6, 0.8), "fired": (1.0, None)}, column="auroc"), lambda r: r.auroc is not None and 0.6 <= r.auroc <= 0.8 and r.fired >= 1),
+        (Query(where={"auroc": (0.6, 0.8), "fired": (1.0, None)}, column="auroc"), lambda r: r.status == "labelled" and 0.6 <= r.auroc <= 0.8 and r.fired >= 1),
         (Query(status="labelled", column="density", descending=False), lambda r: r.status == "labelled"),
         (Query(text="WORD 3", column="id", descending=False), lambda r: "word 3" in r.label),
     ):  # fmt: skip
@@ -51,6 +51,12 @@ def test_a_query_filters_sorts_counts_and_pages(made) -> None:
         second = query(store, Query(**{**vars(asked), "limit": 3, "offset": 2}))[1]
         assert second == rows[2:5]
     assert query(store, Query(text="zzz")) == (0, [])
+    assert store.row(9).auroc == max(r.auroc for r in every)
+    for descending in (True, False):
+        rows = query(store, Query(column="auroc", descending=descending, limit=1000))[1]
+        assert rows[-1].id == 9  # a label that does not stand has no score: last either way
+    assert row_values(store.row(9))[COLUMNS.index("auroc")] is None
+    assert 9 not in made[0].saes[0].chosen([], D_SAE - 1)
     with pytest.raises(UnknownName, match="auroc"):
         Query(where={"aurok": (0.0, 1.0)})
     with pytest.raises(UnknownName, match="density"):
@@ -119,7 +125,7 @@ def test_the_page_names_no_outside_address_and_a_strict_policy(whole) -> None:
     assert "connect-src 'none'" in policy
     assert "unsafe" not in policy
     bare = page.replace("http://www.w3.org/2000/svg", "")
-    assert not re.search(r"https?://", bare)
+    assert not re.search(r"https?:|@import|url\(|[\"'(=]//", bare.replace(json_text(whole), ""))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", page)
     served = render_page({**whole, "live": {"prompts": True}})
     assert "connect-src 'self'" in served
@@ -198,6 +204,19 @@ def test_a_prompt_is_read_as_the_sae_encodes_it(made) -> None:
     for text, words in ((" ", "empty"), ("the " * 600, "512 at most")):
         with pytest.raises(InputError, match=words):
             reader.read(text)
+
+
+def test_a_token_that_does_not_count_is_shown_and_not_read(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = made[1]
+    whole = reader.read(TEXTS[0])["layers"][0]
+    real = reader.host.keep_mask
+    monkeypatch.setattr(reader.host, "keep_mask", lambda ids, mask: real(ids, mask) & (real(ids, mask).cumsum(1) > 1))
+    got = reader.read(TEXTS[0])["layers"][0]
+    assert got["tokens"] == whole["tokens"]
+    assert (got["active"][0], got["features"][0]) == (None, [])
+    assert got["active"][1:] == whole["active"][1:]
+    assert got["features"][1:] == whole["features"][1:]
+    assert all(row > 0 for *_, row in got["strongest"])
 
 
 def test_what_an_edit_moves_is_what_the_sae_reads_with_it_and_without(made) -> None:

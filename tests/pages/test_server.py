@@ -91,3 +91,17 @@ def test_only_its_own_page_is_answered(server: PageServer) -> None:
 def test_a_taken_port_is_said(server: PageServer) -> None:
     with pytest.raises(InputError, match="cannot be used"):
         serve(server.pages, server.server_address[1])
+
+
+def test_the_address_is_told_when_the_first_page_is_made(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages, order = Pages(server.pages.site), []
+    made = pages.page
+    monkeypatch.setattr(pages, "page", lambda: order.append("page") or made())
+
+    def ready(address: str) -> None:
+        order.append("told")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(pages, 0, ready)
+    assert order == ["page", "told"]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from evidence_kit import PLANTED, POINT, documents, word_sae
@@ -92,6 +93,18 @@ def test_bad_files_of_labels_say_what_is_wrong(tmp_path, name, text, error, says
         read_labels(tmp_path / "none.csv", 6)
 
 
+NEURONPEDIA = {
+    "release": ("name", "description", "creatorName", "creatorId"),
+    "model": ("id", "creatorId", "layers", "neuronsPerLayer", "owner"),
+    "sourceset": ("modelId", "name", "description", "creatorName", "creatorId"),
+    "source": ("id", "modelId", "setName", "creatorId"),
+    "features": ("modelId", "layer", "index"),
+    "activations": ("id", "index", "layer", "modelId", "maxValue", "maxValueTokenIndex", "minValue", "creatorId"),
+    "explanations": ("id", "modelId", "layer", "index", "description", "authorId"),
+}
+"""Columns without a default in the tables that Neuronpedia reads its exports into."""
+
+
 def lines(path):
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
@@ -109,9 +122,23 @@ def test_an_export_for_neuronpedia_reads_back(made, tmp_path):
     assert rows[0]["frac_nonzero"] == pytest.approx(f.density)
     acts = [a for a in lines(tmp_path / "np" / "activations" / "batch-0.jsonl.gz") if a["index"] == "0"]
     assert len(acts) == sum(c.kind in ("top", "quantile") for c in f.contexts) < len(f.contexts)  # held-out ones stay here
+    for part, wanted in NEURONPEDIA.items():
+        (place,) = (tmp_path / "np").glob(f"{part}.jsonl" if (tmp_path / "np" / f"{part}.jsonl").is_file() else f"{part}/batch-0.jsonl.gz")
+        every = lines(place) if place.suffix == ".gz" else [json.loads(line) for line in place.read_text().splitlines()]
+        assert every
+        assert all(row.get(name) is not None for row in every for name in wanted), part
     assert all(
         a["values"][a["maxValueTokenIndex"]] == max(a["values"]) == a["maxValue"] and len(a["tokens"]) == len(a["values"]) for a in acts
     )
+
+
+def test_an_export_without_labels_has_no_empty_file(made, tmp_path, monkeypatch):
+    store = FeatureStore.open(made[2] / "features")
+    bare = store.feature
+    monkeypatch.setattr(store, "feature", lambda i: replace(bare(i), status="at chance"))
+    export_store(store, tmp_path / "np", "neuronpedia", "tiny", "0-words")
+    assert not (tmp_path / "np" / "explanations").exists()  # an empty file has no first line to read columns from
+    assert (tmp_path / "np" / "features" / "batch-0.jsonl.gz").is_file()
 
 
 def test_an_export_as_saedashboard_writes_it(made, tmp_path):
@@ -122,7 +149,12 @@ def test_an_export_as_saedashboard_writes_it(made, tmp_path):
     one = batch["features"][0]
     assert one["feature_index"] == 0
     assert set(one["activations"][0]) == {"tokens", "values", "bin_min", "bin_max", "bin_contains", "qualifying_token_index"}
-    assert sum(a["bin_contains"] for a in one["activations"] if a["bin_contains"] > 0) > 0
+    top = [a for a in one["activations"] if a["bin_contains"] == -1]
+    assert {(a["bin_min"], a["bin_max"]) for a in top} == {(-1, max(store.feature(0).contexts, key=lambda c: c.value).value)}
+    drawn = [c.quantile for c in store.feature(0).contexts if c.kind == "quantile"]
+    shares = [a["bin_contains"] for a in one["activations"] if a["bin_contains"] > 0]
+    assert len(shares) == len(drawn)
+    assert shares == pytest.approx([one["frac_nonzero"] / len(set(drawn))] * len(drawn))
     for wrong, error, says in (
         (("neuronpidia", "0-x"), UnknownName, "neuronpedia"),
         (("neuronpedia", "words"), InputError, "6-res-efface"),

@@ -57,7 +57,7 @@ function histogram(bars, { axis, label, unit = "features", log = false }) {
         }),
       );
     });
-    const every = Math.max(1, Math.ceil(bars.length / Math.max(2, Math.floor(width / 70))));
+    const every = Math.max(1, Math.ceil(bars.length / Math.max(2, Math.floor(width / 95))));
     for (let i = 0; i <= bars.length; i += every) {
       out.append(
         word(

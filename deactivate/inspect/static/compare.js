@@ -29,7 +29,8 @@ page(/^compare(?:\/(\d+))?$/, (n) => {
   );
 });
 
-const rowName = (t, r) => (t.results.length > 1 && r.result !== "all" ? `${r.result}: ${r.name}` : r.name);
+const kindOf = (r) => (r.name === r.kind ? null : [" ", h("span", { class: "badge" }, r.kind)]);
+const rowName = (t, r) => (t.results.length > 1 && r.result !== "all" && r.result !== r.name ? `${r.result}: ${r.name}` : r.name);
 
 function sortable(t) {
   const names = Object.keys(t.columns);
@@ -69,7 +70,7 @@ function sortable(t) {
         h(
           "tr",
           { class: r.kind },
-          h("th", { scope: "row", "data-tip": r.note }, rowName(t, r), " ", h("span", { class: "badge" }, r.kind)),
+          h("th", { scope: "row", "data-tip": r.note }, rowName(t, r), kindOf(r)),
           names.map((name) =>
             h(
               "td",
@@ -105,12 +106,12 @@ function pareto(t) {
       box.replaceChildren(note("No row has both."));
       return;
     }
+    const sx = sign(t.columns[x]),
+      sy = sign(t.columns[y]);
+    const where = [sy && (sy > 0 ? "up" : "down"), sx && (sx > 0 ? "to the right" : "to the left")].filter(Boolean);
     box.replaceChildren(
-      scatter(points, {
-        xName: t.columns[x].heading,
-        yName: t.columns[y].heading,
-        front: frontOf(points, sign(t.columns[x]), sign(t.columns[y])),
-      }),
+      scatter(points, { xName: t.columns[x].heading, yName: t.columns[y].heading, front: sx && sy ? frontOf(points, sx, sy) : [] }),
+      where.length ? note(`Better: ${where.join(" and ")}.`) : "",
     );
   }
   draw();
@@ -118,11 +119,11 @@ function pareto(t) {
     h(
       "div",
       { class: "line" },
-      choice("Erasure (up)", options, y, (v) => {
+      choice("Erasure (upright axis)", options, y, (v) => {
         y = v;
         draw();
       }),
-      choice("Retention (across)", options, x, (v) => {
+      choice("Retention (level axis)", options, x, (v) => {
         x = v;
         draw();
       }),
@@ -134,7 +135,7 @@ function pareto(t) {
   ];
 }
 
-const sign = (m) => (m.better === "lower" ? -1 : 1);
+const sign = (m) => ({ lower: -1, higher: 1 })[m.better] || 0;
 const scaled = (v, m) => {
   const ends = v.low === null || v.low === undefined ? [null, null] : [v.low * m.scale, v.high * m.scale].sort((a, b) => a - b);
   return { mean: v.mean * m.scale, low: ends[0], high: ends[1] };

@@ -111,21 +111,22 @@ const RANKED = [
   { key: "id", title: "Feature", width: "5rem", small: "3.9rem" },
   {
     key: "words",
-    title: "What it is",
+    title: "Label or use",
     width: "minmax(8rem, 3fr)",
     small: "minmax(4rem, 1fr)",
     text: true,
-    about: "Its label, or the tokens that it promotes, or a prompt that fires it",
+    about: "Its label; where none stands, the tokens on which it is strongest, or that it promotes, or a prompt that fires it",
   },
   {
     key: "train",
     title: "Train",
     width: "5rem",
     wide: true,
+    show: score,
     about: "AUROC of its largest activation in a text: concept against everything else",
   },
-  { key: "validation", title: "Validation", width: "6rem", small: "5rem", about: "The same on validation, by which features are ranked" },
-  { key: "test", title: "Test", width: "4.6rem", wide: true, about: "The same on test, which chose nothing" },
+  { key: "validation", title: "Validation", width: "6rem", small: "5rem", show: score, about: "The same on validation, by which features are ranked" },
+  { key: "test", title: "Test", width: "4.6rem", wide: true, show: score, about: "The same on test, which chose nothing" },
   { key: "rho", title: "Ratio", width: "5rem", wide: true, far: true, about: "Activation a token on the concept over that on control texts" },
   { key: "delta", title: "Surplus", width: "5.4rem", wide: true, far: true, about: "Firings on the concept minus those on as many control tokens" },
   { key: "fired", title: "Fired", width: "5rem", wide: true, far: true, about: "Tokens of the concept's train texts on which it fires" },
@@ -135,14 +136,12 @@ const RANKED = [
 
 function ranked(c, of) {
   const rows = c.report.features.map((f, i) => {
+    const promoted = (f.promoted || []).slice(0, 4).map((t) => t.trim());
     const words =
-      f.label ||
       labelOf(f.hook_point, f.id) ||
-      (f.promoted || [])
-        .slice(0, 4)
-        .map((t) => t.trim())
-        .join(", ") ||
-      (f.prompts || [])[0] ||
+      (f.label && "strongest on " + f.label) ||
+      (promoted.length && "promotes " + promoted.join(", ")) ||
+      (f.prompts && f.prompts.length && "fires in " + f.prompts[0]) ||
       "";
     return [
       i + 1,
@@ -161,7 +160,7 @@ function ranked(c, of) {
   const columns = RANKED.map((k) => ({ ...k }));
   const tested = c.report.features.some((f) => f.auroc.test !== null && f.auroc.test !== undefined);
   columns[1].show = (id, row) => featureLink(saeAt(row.hook_point), id, String(id));
-  columns[2].show = (words) => h("span", { title: words }, words);
+  columns[2].show = (words, row) => h("span", { class: labelOf(row.hook_point, row.id) ? "" : "soft", title: words }, words);
   const names = columns.map((k) => k.key);
   const source = new ListSource(names, rows, (row, text) => String(row[2]).toLowerCase().includes(text));
   const all = new VirtualTable({
@@ -245,7 +244,7 @@ function touched(c) {
               if (found)
                 li.append(
                   h("span", { class: "soft" }, `fires on ${percent(found.row.density)} of tokens; `),
-                  ...(found.row.status === "labelled" ? [`label ${found.row.label}; `] : []),
+                  ...(found.row.status === "labelled" ? [`label “${found.row.label}”; `] : []),
                   chips(
                     found.firing.slice(0, 6).map((t) => t[0]),
                     found.firing.slice(0, 6).map((t) => percent(t[1]) + " of its activation"),

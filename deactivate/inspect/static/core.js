@@ -48,6 +48,9 @@ const fixed = (value, digits) => {
 const percent = (value) =>
   value === null || value === undefined ? "–" : fixed(100 * value, value !== 0 && Math.abs(value) < 0.1 ? 2 : 1) + " %";
 
+// A score between 0 and 1, as long as its neighbours in a column.
+const score = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+
 function heading(level, text, id) {
   return h("h" + level, { id }, text);
 }

@@ -37,7 +37,7 @@ page(/^edit\/(\d+)$/, (n) => {
           command(`efface eval --model ${edit.host.name || "M"} --edit ${edit.folder} --concept ${edit.concepts[0] || "C"} --out OUT`),
         ),
     attacks.length ? attacks.map((r) => evaluated(r, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
-    others > 0 && note(`${others === 1 ? "One result" : others + " results"} of the same concept, measured with other edits, stand under Compare.`),
+    others > 0 && note(`${others === 1 ? "One result" : others + " results"} of the same concept, measured with other edits, ${others === 1 ? "stands" : "stand"} under Compare.`),
     changes(edit),
     usedFeatures(edit),
     movedFeatures(edit),
@@ -140,7 +140,7 @@ function figuresTable(table) {
         {},
         h("th", { scope: "col" }, "figure"),
         shown.map((r) =>
-          h("th", { scope: "col", class: "num " + r.kind, "data-tip": r.note }, r.name, " ", h("span", { class: "badge" }, r.kind)),
+          h("th", { scope: "col", class: "num " + r.kind, "data-tip": r.note }, r.name, kindOf(r)),
         ),
       ),
     ),
@@ -156,7 +156,7 @@ function figuresTable(table) {
           shown.map((r) =>
             h(
               "td",
-              { class: "num " + r.kind, "data-label": `${r.name} (${r.kind})` },
+              { class: "num " + r.kind, "data-label": r.name === r.kind ? r.name : `${r.name} (${r.kind})` },
               r.metrics[name] ? valueCell(r.metrics[name], m) : "–",
             ),
           ),
@@ -232,7 +232,7 @@ function movedFeatures(edit) {
     h(
       "tr",
       {},
-      h("td", {}, featureLink(sae, id, String(id)), " ", labelOf(point, id)),
+      h("td", {}, featureLink(sae, id, String(id)), " ", called(sae, id, labelOf(point, id))),
       [before, after].map((v) => h("td", { class: "num" }, figure(v))),
       h("td", { class: "num" }, (after > before ? "▲ " : "▼ ") + figure(Math.abs(after - before))),
     );
@@ -269,16 +269,19 @@ function movedFeatures(edit) {
   );
 }
 
+const NAMED = { score: "Score", rho: "Ratio", auroc_train: "AUROC train", auroc_validation: "AUROC validation", auroc_test: "AUROC test" };
+
 function usedFeatures(edit) {
   if (!edit.features.length) return null;
   const keys = [...new Set(edit.features.flatMap((f) => Object.keys(f)))].filter((k) => k !== "hook_point" && k !== "id");
   const columns = [
     { key: "id", title: "Feature", width: "5rem" },
     { key: "words", title: "Label", width: "minmax(8rem, 2fr)", small: "minmax(5rem, 1fr)", text: true },
-    ...keys.map((k) => ({ key: k, title: k.replace("_", " "), width: "9rem", wide: true })),
+    ...keys.map((k) => ({ key: k, title: NAMED[k] || k.replace(/_/g, " "), width: "8.4rem", wide: true })),
     { key: "hook_point", title: "Hook point", width: "minmax(7rem, 1fr)", text: true, wide: true },
   ];
   columns[0].show = (id, row) => featureLink(saeAt(row.hook_point), id, String(id));
+  columns[1].show = (words, row) => called(saeAt(row.hook_point), row.id, words);
   const rows = edit.features.map((f) => [f.id, labelOf(f.hook_point, f.id), ...keys.map((k) => f[k] ?? null), f.hook_point]);
   const all = new VirtualTable({
     columns,

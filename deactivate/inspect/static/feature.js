@@ -31,7 +31,7 @@ function featurePage(sae, number, f) {
       ["Feature", String(number)],
       ["Fires on", `${percent(r.density)} of tokens (${figure(r.fired)}, in ${figure(r.windows)} windows)`],
       ["Activation", `at most ${figure(r.max)}, on average ${figure(r.mean)} where it fires`],
-      ...(f.source ? [["Label made from", f.source]] : []),
+      ...(f.source ? [[r.status === "labelled" ? "Label made from" : "Proposal made from", f.source]] : []),
     ]),
     partsOf(sae, number),
     picturesOf(sae, number, f),
@@ -188,9 +188,25 @@ function chips(words, extra) {
     "p",
     { class: "chips" },
     words.map((w, i) =>
-      h("span", { class: "chip", "data-tip": extra ? extra[i] : null }, w.replace(/^ /, "\u2423").replace(/\n/g, "⏎") || "∅"),
+      h("span", { class: "chip", "data-tip": extra ? extra[i] : null }, spelled(w)),
     ),
   );
+}
+
+const spelled = (w) => w.replace(/^ | $/g, "\u2423").replace(/\n/g, "⏎") || "∅";
+
+// Its label; where it has none, the tokens that it fires on, as soon as they are read.
+function called(sae, id, label) {
+  if (label && label !== "unlabelled") return label;
+  const box = h("span", { class: "soft" }, "unlabelled");
+  if (isShown(sae, id))
+    featureOf(sae, id)
+      .then((found) => {
+        const words = found ? found.firing.slice(0, 4).map((t) => spelled(t[0])) : [];
+        if (words.length) box.append("; fires on " + words.join(", "));
+      })
+      .catch(() => {});
+  return box;
 }
 
 function tokensOf(f) {
@@ -216,7 +232,7 @@ function neighbours(sae, f) {
       "ul",
       { class: "plain near" },
       f.neighbours.map(([id, cosine, label]) =>
-        h("li", {}, featureLink(sae, id), h("span", { class: "soft" }, ` cosine ${figure(cosine)} `), label),
+        h("li", {}, featureLink(sae, id), h("span", { class: "soft" }, ` cosine ${figure(cosine)} `), called(sae, id, label)),
       ),
     ),
   );

@@ -42,6 +42,7 @@ addEventListener("hashchange", () => {
 });
 addEventListener("beforeprint", () => {
   for (const d of document.querySelectorAll("details:not([open])")) {
+    if (d.querySelectorAll("li").length > PRINTED) continue;
     d.open = true;
     d.dataset.printed = "1";
   }

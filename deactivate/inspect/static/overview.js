@@ -12,12 +12,14 @@ const COLUMNS = {
     title: "Detection",
     width: "6.4rem",
     small: "5.6rem",
+    show: score,
     about: "AUROC of the label on held-out test contexts: firing against silent",
   },
   fuzzing: {
     title: "Fuzzing",
     width: "5.6rem",
     wide: true,
+    show: score,
     about: "AUROC of the label on marked tokens of held-out test contexts: rightly against wrongly marked",
   },
   density: { title: "Density", width: "5rem", wide: true, about: "Share of tokens on which it fires" },
@@ -25,13 +27,14 @@ const COLUMNS = {
   mean: { title: "Mean", width: "4.4rem", wide: true, far: true, about: "Mean activation where it fires" },
   fired: { title: "Fired", width: "4.6rem", wide: true, about: "Tokens on which it fires" },
   windows: { title: "Windows", width: "5.4rem", wide: true, far: true, about: "Stretches of text in which it fires" },
-  auroc_low: { title: "Det. low", width: "5rem", wide: true, far: true, about: "Lower end of the detection AUROC's 95 % interval" },
-  auroc_high: { title: "Det. high", width: "5.4rem", wide: true, far: true, about: "Upper end of the detection AUROC's 95 % interval" },
+  auroc_low: { title: "Det. low", width: "5rem", wide: true, far: true, show: score, about: "Lower end of the detection AUROC's 95 % interval" },
+  auroc_high: { title: "Det. high", width: "5.4rem", wide: true, far: true, show: score, about: "Upper end of the detection AUROC's 95 % interval" },
   validation: {
     title: "Validation",
     width: "6rem",
     wide: true,
     far: true,
+    show: score,
     about: "The label's AUROC on validation, which decided whether it stands",
   },
   status: { title: "Status", width: "6.6rem", wide: true, far: true, text: true, unsorted: true },
@@ -80,7 +83,7 @@ function elsewhere() {
 function table(sae, about) {
   const columns = ORDER.filter((key) => about.columns.includes(key)).map((key) => ({ key, ...COLUMNS[key] }));
   const at = Object.fromEntries(columns.map((c) => [c.key, c]));
-  at.id.show = (id) => h("a", { href: link("sae", sae, "f", id), tabindex: -1 }, String(id));
+  at.id.show = (id) => h("a", { href: link("sae", sae, "f", id) }, String(id));
   at.label.show = (label, row) =>
     h("span", { class: row.status === "labelled" ? "" : "soft", title: label }, row.status === "labelled" ? label : row.status);
   const all = new VirtualTable({

@@ -91,6 +91,7 @@ function layerOf(layer) {
             {
               type: "button",
               class: "paint",
+              "data-at": "f" + f,
               "aria-pressed": String(f === chosen),
               "data-tip": "colour the tokens by this feature",
               onclick: () => {
@@ -104,19 +105,22 @@ function layerOf(layer) {
           " ",
           featureLink(layer.sae, f),
           h("span", { class: "soft" }, ` ${figure(v)} `),
-          label(f),
+          called(layer.sae, f, label(f)),
         ),
       ),
     );
   function draw() {
+    const focused = (strip.contains(document.activeElement) || detail.contains(document.activeElement)) && document.activeElement.dataset.at;
     const most = Math.max(...layer.tokens.map((_, i) => value(i, chosen)), 0);
     strip.replaceChildren(
-      ...layer.tokens.map((t, i) =>
-        h(
+      ...layer.tokens.map((t, i) => {
+        if (layer.active[i] === null) return h("span", { class: "tok lost", "data-tip": "This token does not count: no SAE is read at it" }, t);
+        return h(
           "button",
           {
             type: "button",
             class: `tok ${shade(value(i, chosen), most)}`,
+            "data-at": "t" + i,
             "aria-pressed": String(i === token),
             "data-tip": `${layer.active[i]} features fire here${value(i, chosen) ? `; feature ${chosen}: ${figure(value(i, chosen))}` : ""}`,
             onclick: () => {
@@ -125,13 +129,15 @@ function layerOf(layer) {
             },
           },
           t,
-        ),
-      ),
+        );
+      }),
     );
     detail.replaceChildren(
       heading(3, token === null ? "Strongest on any token" : `Strongest on «${layer.tokens[token].trim()}»`),
       token === null ? list(layer.strongest) : list(layer.features[token]),
     );
+    const again = focused && (strip.querySelector(`[data-at="${focused}"]`) || detail.querySelector(`[data-at="${focused}"]`));
+    if (again) again.focus();
   }
   draw();
   return section(

@@ -1,6 +1,7 @@
 // A table of any length: only the rows in sight are in the page. Columns: {key, title, about, width, digits, wide, far, show(value, row) -> node};
 // a wide one is left out on a narrow screen, a far one where there is no room for all.
 const ROW = 36;
+const PRINTED = 100;
 
 class VirtualTable {
   constructor({ columns, source, sort, desc = true, href, name, height = 560 }) {
@@ -104,7 +105,7 @@ class VirtualTable {
 
   async draw() {
     const first = this.printing ? 0 : Math.max(0, Math.floor(this.box.scrollTop / ROW) - 6);
-    const n = this.printing ? 200 : Math.ceil(this.height / ROW) + 14;
+    const n = this.printing ? PRINTED : Math.ceil(this.height / ROW) + 14;
     const turn = (this.turn = (this.turn || 0) + 1);
     let got;
     try {
@@ -116,11 +117,11 @@ class VirtualTable {
     if (turn !== this.turn) return;
     this.total = got.total;
     this.first = first;
-    const height = this.printing ? got.rows.length * ROW : this.total * ROW;
-    this.space.style.setProperty("height", height + "px");
-    this.box.style.setProperty("max-height", (this.printing ? height + ROW : this.height) + "px");
+    this.space.style.setProperty("height", this.total * ROW + "px");
+    this.box.style.setProperty("max-height", this.height + "px");
     this.box.setAttribute("aria-rowcount", this.total + 1);
     this.count.textContent = `${this.total.toLocaleString("en")} ${this.total === 1 ? "row" : "rows"}${got.note ? "; " + got.note : ""}`;
+    if (this.printing && got.rows.length < this.total) this.count.textContent += `, of which the first ${got.rows.length} are printed`;
     const shown = this.seen();
     this.space.replaceChildren(...got.rows.map((row, i) => this.row(row, first + i, shown)));
     this.mark();
@@ -136,6 +137,7 @@ class VirtualTable {
         c.show ? c.show(values[c.key], values) : c.text ? values[c.key] : figure(values[c.key]),
       ),
     );
+    for (const a of cells.flatMap((c) => [...c.querySelectorAll("a")])) a.tabIndex = -1; // Enter on the row opens it
     return h(
       "div",
       {
@@ -145,7 +147,7 @@ class VirtualTable {
         "aria-rowindex": index + 2,
         "data-index": index,
         "data-href": this.href && this.href(values),
-        style: { top: (index - (this.printing ? 0 : 0)) * ROW + "px" },
+        style: { top: index * ROW + "px" },
         onclick: (e) => {
           if (!e.target.closest("a, button")) this.open(e.currentTarget);
         },
