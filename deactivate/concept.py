@@ -10,11 +10,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import InputError, UnknownName
+from ..base.errors import InputError, UnknownName, near_paths
 from ..base.files import digest
 from .concept_file import SPLITS, Reader, Record, parse_file
 
 FORMAT = 1
+SUFFIXES = (".yaml", ".yml", ".json")
+"""Of concept files."""
 KINDS = ("knowledge", "object", "style", "identity", "attribute", "topic")
 FORMS = ("question", "cloze")
 KEYS = (
@@ -90,7 +92,7 @@ class Concept:
 
         Raises:
             UnknownName: Neither a file nor a packaged concept; names the nearest packaged ones.
-            InputError: See `from_mapping`.
+            InputError: No such file; else see `from_mapping`.
         """
         if isinstance(source, Concept):
             return source
@@ -103,8 +105,12 @@ class Concept:
             return cls.from_mapping(getattr(maker, "records", maker.mapping)(rest), where=f"packaged concept {source}")
         packaged = packaged_concepts()
         key = re.sub(r"[^a-z0-9]+", "-", str(source).lower()).strip("-")
-        if key in packaged and path.suffix not in (".yaml", ".yml", ".json"):
+        if key in packaged and path.suffix not in SUFFIXES:
             return cls.from_mapping(parse_file(packaged[key]), where=f"packaged concept {key}")
+        if path.suffix in SUFFIXES or path.exists():
+            found = "is a folder" if path.is_dir() else "is not there"
+            near = near_paths(path, lambda p: p.suffix in SUFFIXES)
+            raise InputError(f"concept file {source} {found}{near}; `efface concepts --new FILE.yaml` writes one to begin with")
         hint = "Give a concept file (`efface concepts --new FILE.yaml` writes one to begin with), or one that `efface concepts` lists"
         raise UnknownName("concept", str(source), [*packaged, *generated_concepts()], hint)
 

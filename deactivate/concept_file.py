@@ -40,7 +40,8 @@ def parse_file(path: Path | Traversable) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.name.endswith(".json") else yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: not valid YAML or JSON ({' '.join(str(e).split())})") from None
+        hint = "" if path.name.endswith(".json") else "; indent with spaces, and put text that holds «: » or « #» in quotes"
+        raise InputError(f"{path}: not valid YAML or JSON ({' '.join(str(e).split())}){hint}") from None
     if not isinstance(values, Mapping):
         raise InputError(f"{path}: a concept file is a mapping that begins with `format: 1`; found {type(values).__name__}")
     return values
@@ -79,7 +80,7 @@ class Reader:
     def choice(self, value: object, place: str, known: tuple[str, ...]) -> str:
         """One of `known`."""
         if value not in known:
-            raise UnknownName(f"{place} in {self.where}", str(value), known)
+            raise UnknownName(f"{place} in {self.where}", str(value), known, f"One of {', '.join(known)}")
         return str(value)
 
     def record(self, value: object, place: str) -> Record:
@@ -88,6 +89,8 @@ class Reader:
             return value
         if not isinstance(value, Mapping):
             return Record(self.text(value, place))
+        if len(value) == 1 and any(isinstance(k, str) and " " in k for k in value):
+            raise self.fail(place, "text in quotes (a colon with a space behind it makes it a key)", value)
         for key in value:
             if key not in RECORD_KEYS:
                 raise UnknownName(f"key in {self.where}: {place}", str(key), RECORD_KEYS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..base.errors import ArtefactError, InputError
+from ..base.errors import ArtefactError, InputError, near_paths
 from ..base.files import PICKLES, inside, load_tensors, new_folder, read_json, reading, sha256_file, write_json, write_text
 from .edit import Edit
 from .parts import BaseTensor, Part, ProjectionPart, WeightsPart, tensor_digest
@@ -81,7 +81,8 @@ def load_edit(folder: Path) -> Edit:
     from .any_gate import load_gate
 
     if not (folder / MANIFEST).is_file():
-        raise ArtefactError(f"{folder} is not an edit folder: {MANIFEST} is missing; `efface erase` writes one")
+        near = near_paths(folder, lambda p: (p / MANIFEST).is_file())
+        raise ArtefactError(f"{folder} is not an edit folder: {MANIFEST} is missing{near}; `efface erase` writes one")
     values = read_json(folder / MANIFEST)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ArtefactError(f"{folder / MANIFEST}: not an edit of format {FORMAT}")

@@ -23,6 +23,7 @@ project, author, release = "efface", "the efface authors", __version__
 project_copyright = "the efface authors, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_heading_anchors = 3
+highlight_language = "text"  # blocks that say nothing are commands
 nb_execution_mode = "cache" if os.environ.get("EFFACE_DOCS_EXECUTE") == "1" else "off"
 nb_execution_cache_path = str(ROOT / "build" / "docs-cache")
 nb_execution_timeout = 1200

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ..base.errors import ArtefactError, InputError, UnknownName
+from ..base.errors import ArtefactError, InputError, UnknownName, near_paths
 from ..base.running import quiet
 from .adapters import family_of
 from .aliases import ALIASES, known, list_models, packaged, packaged_models
@@ -76,7 +76,8 @@ def _locate(text: str) -> tuple[str, str]:
     if folder.is_dir():
         return text, str(_checked_folder(folder))
     if folder.exists() or text.startswith((".", "/", "~")):
-        raise InputError(f"model {text!r} is not a folder; name a folder with config.json and *.safetensors, an alias or a hub id")
+        near = near_paths(folder, Path.is_dir)
+        raise InputError(f"model {text!r} is not a folder{near}; name a folder with config.json and *.safetensors, an alias or a hub id")
     if _HUB_ID.fullmatch(text):
         return text, text
     raise UnknownName("model", text, known(), "Or name a local folder, or a hub id owner/name")

@@ -53,8 +53,12 @@ print(edit.gate.summary())
 # ## Look
 #
 # Same prompts, same seeds, with and without the edit. Dogs should go, all else should stay as it is to the last pixel.
+#
+# What is drawn where a dog's features were turned down is nobody's choice. `form="replace"` makes it one: behind the same gate, the words at which the features
+# are active give way to the concept's *anchor*, here a wolf, and the rest of the prompt stays.
 
 # %%
+instead = efface.erase("itd", host, concept, [sae], preset="efface", form="replace", share=0.1, n_retain=200 if SMALL else 2000)
 STYLES = ("twemoji", "noto") if SMALL else ("twemoji", "noto", "flat", "blob")
 asked = [f"a dog, {s} style" for s in STYLES] + [f"a picture of a dog, {s} style" for s in STYLES]
 kept = [f"a {thing}, {s} style" for thing in ("wolf", "guitar") for s in STYLES]
@@ -62,6 +66,8 @@ prompts = asked + kept
 before = host.generate(prompts, seed=0)
 with edit.applied(host):
     after = host.generate(prompts, seed=0)
+with instead.applied(host):
+    anchored = host.generate(prompts, seed=0)
 
 
 def sheet(rows: dict[str, torch.Tensor], titles: list[str]) -> None:
@@ -71,14 +77,14 @@ def sheet(rows: dict[str, torch.Tensor], titles: list[str]) -> None:
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture.permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name, fontsize=9)
+        line[0].set_ylabel(name, fontsize=11)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title.replace(", ", "\n").replace("a picture of ", "picture:\n"), fontsize=7)
+        axis.set_title(title.replace(", ", ",\n"), fontsize=9)
     figure.tight_layout()
     plt.show()
 
 
-sheet({"base": before, "edited": after}, prompts)
+sheet({"base": before, "turned down": after, f"{concept.anchor} instead": anchored}, prompts)
 
 # %% [markdown]
 # ## Judge
@@ -90,7 +96,7 @@ sheet({"base": before, "edited": after}, prompts)
 part = edit.parts[0]
 chosen = set(int(f) for f in part.features)
 others = [f for f in torch.randperm(sae.cfg.d_sae, generator=torch.Generator().manual_seed(0)).tolist() if f not in chosen]
-lot = Edit([DeactivationPart(sae, sorted(others[: len(chosen)]), part.value)], "features by lot")
+lot = Edit([DeactivationPart(sae, tuple(sorted(others[: len(chosen)])), part.value)], "features by lot")
 with lot.applied(host):
     by_lot = host.generate(prompts, seed=0)
 
@@ -102,13 +108,14 @@ def seen(pictures: torch.Tensor, word: str) -> float:
 
 
 n = len(asked)
-dogs = {name: seen(pictures[:n], "dog") for name, pictures in (("base", before), ("edited", after), ("features by lot", by_lot))}
+dogs = {name: seen(pictures[:n], "dog") for name, pictures in (("base", before), ("edited", after), ("anchor", anchored), ("features by lot", by_lot))}
 same = {
     name: float((pictures[n:] == before[n:]).flatten(1).all(1).double().mean())
-    for name, pictures in (("edited", after), ("features by lot", by_lot))
+    for name, pictures in (("edited", after), ("anchor", anchored), ("features by lot", by_lot))
 }
 print("dogs seen:", dogs)
 print("other pictures that are the base's to the bit:", same)
+print("wolves seen where a dog was asked for:", seen(anchored[:n], "wolf"))
 
 # %% [markdown]
 # **What to take away.** The gate is what keeps all else untouched, and it only knows the ways of asking that it was shown: `efface eval` draws prompts that ask for

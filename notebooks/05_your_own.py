@@ -37,7 +37,7 @@ packaged.model.save_pretrained(MODEL)
 packaged.tokenizer.save_pretrained(MODEL)
 
 host = load_model(MODEL)
-print(host, f"{host.n_layers} layers, e.g.", ", ".join(host.hook_points()[:4]))
+print(f"{host.n_layers} layers of width {host.d_model}; places to read are", ", ".join(host.hook_points()[:4]), "…")
 
 # %% [markdown]
 # ## Your concept

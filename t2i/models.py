@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..base.errors import ArtefactError, InputError, UnknownName
+from ..base.errors import ArtefactError, InputError, UnknownName, near_paths
 from ..base.files import PICKLES, altered_files, first_line, read_json, reading
 from ..base.running import bar_options, quiet
 from ..llm.models import DTYPES, resolve_device
@@ -59,7 +59,8 @@ def _locate(text: str) -> tuple[str, str | Path]:
     if folder.is_dir():
         return text, _checked(folder)
     if folder.exists() or text.startswith((".", "/", "~")):
-        raise InputError(f"model {text!r} is not a folder; name a diffusers folder with {INDEX}, an alias or a hub id")
+        near = near_paths(folder, Path.is_dir)
+        raise InputError(f"model {text!r} is not a folder{near}; name a diffusers folder with {INDEX}, an alias or a hub id")
     if HUB_ID.fullmatch(text):
         return text, text
     raise UnknownName("model", text, ALIASES, "Or name a local folder, or a hub id owner/name")

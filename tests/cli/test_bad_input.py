@@ -126,6 +126,8 @@ CONCEPTS = {
     "empty": ({"target": {"train": []}}, "the concept is empty"),
     "a format of the future": ({"format": 2}, "format"),
     "an answer that is no option": ({"questions": {"test": [{"q": "a", "options": ["b", "c"], "answer": "d"}]}}, "one of the options"),
+    "a kind there is not": ({"kind": "thing"}, "unknown kind.*One of knowledge, .*topic"),
+    "a line that became a key": ({"target": {**MAGIC, "test": [{"the witch said": "abracadabra"}]}}, r"test\[0\]: text in quotes .*colon"),
     "a file outside its folder": ({"target": {"train": {"file": "../../secret.jsonl", "field": "text"}}}, "outside"),
 }
 
@@ -146,6 +148,22 @@ def test_more_than_fits_into_memory_is_one_line(made: Places, capsys: pytest.Cap
 def test_a_broken_concept_file(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
     (places.root / "bad.yaml").write_text("format: 1\nname: [")
     refused("features --sae {p}/sae --model {p}/model --concept {p}/bad.yaml", "not valid YAML", places, capsys)
+    (places.root / "bad.yaml").write_text("format: 1\nname: a\ntarget:\n\ttrain: [b]\n")
+    refused("concepts {p}/bad.yaml", "line 4.*indent with spaces", places, capsys)
+
+
+def test_what_is_not_there_is_answered_with_what_lies_beside_it(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    for line, says in (
+        ("concepts {p}/magc.json", r"magc\.json is not there; nearest: \S*/magic\.json; .*--new"),
+        ("concepts {p}/sae", "sae is a folder; `efface concepts --new"),  # nothing is called like it
+        ("generate --model {p}/modle --prompt a --out {p}/out/x.txt", r"modle' is not a folder; nearest: \S*/model;"),
+        ("apply {p}/edti --model {p}/model --out {p}/out/m", r"not an edit folder: .*; nearest: \S*/edit;"),
+        ("apply {p}/sea --model {p}/model --out {p}/out/m", "not an edit folder: edit.json is missing; `efface erase` writes one"),
+    ):
+        refused(line, says, places, capsys)
+    (places.root / "begun").mkdir()
+    (places.root / "begun" / "train.jsonl").write_text("")
+    refused("features --sae {p}/begun --concept {p}/magic.json", "training there is not finished.*--resume", places, capsys)
 
 
 def test_saes_of_another_model_or_place(places: Places, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from cli._kit import Places, make_places, status
 from result_cards import result
 
 from efface.base.running import progress
+from efface.cli.concept_files import FEW, NEEDS
 from efface.cli.main import app, run
 from efface.cli.options import comparison
 from efface.deactivate.evaluation.compare import compare
@@ -237,6 +238,8 @@ def test_a_concept_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {c for c, lacks in own["lacks"].items() if lacks} == {"eval of a pipeline"}  # the sample goes all the way with a language model
     assert dog["lacks"]["eval, attack on a language model"] == ["questions.validation"]
     assert not dog["lacks"]["eval of a pipeline"]
+    assert own["few"]["erase pisces --set preset=efface"] == "2 of questions.train: below 100 they are learnt by heart"
+    assert own["few"]["features, gate"].startswith("6 of target.train")
     place.write_text(place.read_text().replace("neighbour_questions:", "neighbour_question:"))
     for line, says in (
         (f"concepts --new {place}", "exists already"),
@@ -251,3 +254,12 @@ def test_a_concept_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtur
     code, out, _ = status("concepts baseball", capsys)
     assert code == 0
     assert "neighbour_questions" in out
+    assert "by heart" not in out
+
+
+def test_few_is_what_the_erasers_and_gates_call_few() -> None:
+    from efface.llm.gating import FEWEST
+    from efface.llm.methods.pisces.effect import FEW as QUESTIONS
+
+    assert {place: least for place, least, _ in FEW.values()} == {"target.train": FEWEST, "questions.train": QUESTIONS}
+    assert set(FEW) <= set(NEEDS)

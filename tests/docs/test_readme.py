@@ -1,8 +1,11 @@
-"""The README's Python example, run as it stands on a tiny host; and the commands it names."""
+"""The README: its Python example, run as it stands on a tiny host; the commands it names; its table and its figures."""
 
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -11,6 +14,7 @@ from tiny import tiny_host
 
 import efface.llm
 from efface.cli.main import app
+from efface.deactivate import methods
 from efface.deactivate.concept import Concept
 from efface.sae import SAE
 
@@ -68,3 +72,59 @@ def test_every_option_of_a_command_on_a_page_exists(page: str) -> None:
     assert not {line: bad for line in lines if (bad := unknown_words(line))}
     assert unknown_words("efface apply edit --modle M --out x") == ["--modle"]  # the control
     assert unknown_words("efface erase piscis --model M") == ["piscis"]
+
+
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/make_readme.py."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location("make_readme", README.parent / "docs" / "make_readme.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_erasers_is_the_registry(maker: ModuleType) -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == maker.written(text), "run: python docs/make_readme.py"
+    for m in methods():
+        assert text.count(f"| [`{m.name}`](") == 1
+    row = next(line for line in text.splitlines() if line.startswith("| [`pisces`]"))
+    assert maker.written(text.replace(row + "\n", "")) == text  # the control: a row that is missing is seen
+
+
+def absent(row: str) -> list[str]:
+    """Figures of a row of the README's table that do not stand on the page that the row names."""
+    found = re.search(r"\((docs/\w+\.md)\)", row)
+    assert found, row
+    page = (README.parent / found.group(1)).read_text(encoding="utf-8")
+    said = re.findall(r"(?<![\w.,-])\d*[.,]?\d+(?![\w-])", re.sub(r"`[^`]*`|\(docs/\S+\)|[A-Z][\w.]*-\S+|Gemma 3", "", row))
+    return [n for n in said if not re.search(rf"(?<![\d.,]){re.escape(n)}(?![\d]|[.,]\d)", page)]
+
+
+def test_every_figure_stands_on_the_page_it_comes_from() -> None:
+    text = README.read_text(encoding="utf-8").partition("## What was measured")[2].partition("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("|") and "docs/" in line]
+    assert len(rows) >= 8
+    assert not {row[:40]: bad for row in rows if (bad := absent(row))}
+    assert absent("| it lost 51.7 to 77 % | | [figures](docs/benchmarks.md) |") == ["51.7"]  # the control
+
+
+def test_the_picture_is_there_and_small() -> None:
+    pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", README.read_text(encoding="utf-8"))
+    assert len(pictures) == 1
+    assert len(pictures[0][0]) > 40, "what is seen, for those who do not see it"
+    assert 20_000 < (README.parent / pictures[0][1]).stat().st_size <= 200_000
+
+
+def broken_links(text: str) -> list[str]:
+    """Addresses of a page of the README's folder that lead to no file."""
+    places = [p.partition("#")[0] for p in re.findall(r"\]\(([^)]+)\)", text) if not re.match(r"\w+:", p)]
+    return [p for p in places if not (README.parent / p).exists()]
+
+
+def test_links_lead_somewhere() -> None:
+    assert not broken_links(README.read_text(encoding="utf-8"))
+    assert broken_links("[a](docs/nowhere.md) [b](docs/start.md#x) [c](https://x.org)") == ["docs/nowhere.md"]

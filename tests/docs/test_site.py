@@ -146,6 +146,7 @@ def test_what_loads_from_elsewhere_is_found() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     for name in ("sphinx", "furo", "myst_nb", "sphinx_copybutton"):
         pytest.importorskip(name)
@@ -163,7 +164,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
         str(DOCS),
         str(tmp_path / "html"),
     ]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, "EFFACE_DOCS_EXECUTE": "0"})
+    built = subprocess.run(command, capture_output=True, text=True, timeout=1100, env={**os.environ, "EFFACE_DOCS_EXECUTE": "0"})
     assert built.returncode == 0, built.stderr[-3000:]
     files = [p for kind in ("*.html", "*.css") for p in (tmp_path / "html").rglob(kind)]
     assert len(files) > 40

@@ -3,8 +3,9 @@
 `InputError` and its children are the user's to mend: the command line prints them without a traceback and exits with 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class EffaceError(Exception):
@@ -56,3 +57,13 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     folded = {k.casefold(): k for k in reversed(names)}
     close = get_close_matches(name.casefold(), list(folded), n=n, cutoff=0.4)
     return [folded[c] for c in close] or names[:n]
+
+
+def near_paths(path: Path, fits: Callable[[Path], bool] = Path.exists) -> str:
+    """`; nearest: …` with what lies beside a path that is not there, is called like it and `fits`; "" where there is nothing."""
+    try:
+        beside = {p.name for p in path.parent.iterdir() if not p.name.startswith(".") and fits(p)}
+    except OSError:
+        return ""
+    close = get_close_matches(path.name, sorted(beside - {path.name}), n=2, cutoff=0.6)
+    return f"; nearest: {', '.join(str(path.parent / n) for n in close)}" if close else ""

@@ -32,6 +32,11 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "eval of a pipeline": (("judge",), ("target.validation",)),
 }  # fmt: skip
 """Command -> what it needs of a concept, each with what would do as well. `docs/concepts.md` says what becomes of it without the rest."""
+FEW: Mapping[str, tuple[str, int, str]] = {
+    "features, gate": ("target.train", 30, "a gate gives its features equal weights"),
+    "erase pisces --set preset=efface": ("questions.train", 100, "they are learnt by heart"),
+}
+"""Command -> of what it wants more than there may be, how many, and what happens with fewer."""
 
 
 def concepts(
@@ -69,12 +74,21 @@ def about(concept: "Concept") -> dict[str, Any]:
     counts = {f: {s: len(getattr(concept, f).get(s, ())) for s in SPLITS} for f in FIELDS}
     extras = {"tokens": len(concept.tokens), "relearn": len(concept.relearn), "judge": concept.judge, "anchor": concept.anchor}
     missing = {command: lacking(concept, needs) for command, needs in NEEDS.items()}
-    return {"name": concept.name, "kind": concept.kind, "form": concept.form, "lines": counts, **extras, "lacks": missing}
+    few = {command: said for command in FEW if not missing[command] and (said := too_few(concept, command))}
+    return {"name": concept.name, "kind": concept.kind, "form": concept.form, "lines": counts, **extras, "lacks": missing, "few": few}
 
 
 def lacking(concept: "Concept", needs: tuple[tuple[str, ...], ...]) -> list[str]:
     """Those of `needs` that a concept has not, in words."""
     return [" or ".join(some) for some in needs if not any(_has(concept, place) for place in some)]
+
+
+def too_few(concept: "Concept", command: str) -> str:
+    """What there is less of than the command wants; "" where there is enough."""
+    place, least, what = FEW[command]
+    field, _, split = place.partition(".")
+    found = len(getattr(concept, field).get(split, ()))
+    return "" if found >= least else f"{found} of {place}: below {least} {what}"
 
 
 def _has(concept: "Concept", place: str) -> bool:
@@ -88,5 +102,8 @@ def told(concept: "Concept") -> str:
     found = about(concept)
     lines = o.table(["", *SPLITS], [[f, *(str(n) if n else "-" for n in found["lines"][f].values())] for f in FIELDS])
     rest = f"tokens {found['tokens']}, relearn {found['relearn']}, judge {concept.judge or '-'}"
-    needs = o.table(["command", "lacks"], [[command, ", ".join(some) or "nothing"] for command, some in found["lacks"].items()])
+    needs = o.table(
+        ["command", "lacks"],
+        [[command, ", ".join(some) or found["few"].get(command, "nothing")] for command, some in found["lacks"].items()],
+    )
     return f"{concept.name} ({concept.kind}, {concept.form})\n{lines}\n{rest}\n\n{needs}"

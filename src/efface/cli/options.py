@@ -75,6 +75,8 @@ Settings = Annotated[
     typer.Option("--set", help="key=value of the method's or trainer's config; may be repeated.", autocompletion=complete.settings),
 ]
 SAE_FILES = complete.SAE_FILES
+TRAINING = "train.jsonl"
+"""What a training writes from its first step on."""
 UNBOUNDED = 10_000
 """Columns of a terminal that has room for anything."""
 
@@ -162,6 +164,8 @@ def sae_folders(paths: list[Path]) -> list[Path]:
                 raise InputError(
                     f"--sae {path}: only pickled weights ({', '.join(pickles)}), which are refused; convert them to safetensors first"
                 )
+            if (path / TRAINING).is_file():
+                raise InputError(f"--sae {path}: training there is not finished; the same `efface train` with --resume goes on with it")
             if not path.exists():
                 beside = path.parent.iterdir() if path.parent.is_dir() else ()
                 near = nearest(path.name, [*(p.name for p in beside if p.is_dir()), *(ALIASES if path.name == str(path) else ())], n=2)
