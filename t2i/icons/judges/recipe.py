@@ -90,7 +90,7 @@ class JudgeRecipe:
     """What its log-likelihoods of drawings are multiplied by: it takes views for Gaussian, and is surer than it may be."""
     trust_flags: float = 0.4
     """What those of flags are multiplied by."""
-    short: int = 300
+    short: int = 600
     """Steps of the trainings that leave a style out."""
 
 
