@@ -19,7 +19,7 @@ from efface.base.files import write_json
 from efface.deactivate.concept import Concept
 from efface.deactivate.erasing import erase
 from efface.llm.evaluation.cells import figures
-from efface.llm.evaluation.suite import SuiteConfig, evaluate
+from efface.llm.evaluation.suite import SuiteConfig, evaluate, unedited
 from efface.llm.models import load_model
 from efface.sae import SAE
 
@@ -68,6 +68,7 @@ def main() -> None:
         "machine": machine(),
         "rows": {},
     }
+    base = None
     for name, (method, settings) in rows(point, sae, o.layers).items():
         start = time.perf_counter()
         edit = erase(method, host, concept, [sae] if sae else [], texts=o.texts, **settings)
@@ -75,7 +76,9 @@ def main() -> None:
         points = edit.evidence["points"]
         draws = o.draws if name == "LEACE" else 0
         suite = SuiteConfig(texts=40, max_tokens=64, continuations=0, draws=draws, controls=("random directions",))
-        result = {} if o.only_probes else figures(evaluate(host, [edit], concept, "validation", suite))
+        if not o.only_probes:
+            base = base or unedited(host, concept, "validation", suite)
+        result = {} if o.only_probes else figures(evaluate(host, [edit], concept, "validation", suite, base=base))
         row = {"seconds": seconds, **{k: points[-1].get(k) for k in ("rank", "vectors", "variance removed", "probe", "game")}, **result}
         row["fold"] = edit.evidence.get("fold")
         out["rows"][name] = row

@@ -231,12 +231,18 @@ class ProjectionPart(Part):
     right: Float[Tensor, "r d"]
     bias: Float[Tensor, "d"]
     portability: Portability = "same-shapes"
+    reach: float | None = None
+    """Vectors longer than this are left as they are: attention sinks, which hold nothing of a text, and which a model cannot do without.
+    None: all are projected.
+    """
     kind: ClassVar[str] = "projection"
 
     def __post_init__(self) -> None:
         d, r = self.left.shape
         if tuple(self.right.shape) != (r, d) or tuple(self.bias.shape) != (d,) or not r:
             raise InputError("projection part: left [d r], right [r d] and bias [d] with r ≥ 1 expected")
+        if self.reach is not None and not self.reach > 0:
+            raise InputError(f"projection part: reach must be above 0, {self.reach} found")
         self.check_finite()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -244,13 +250,13 @@ class ProjectionPart(Part):
         return {"left": self.left, "right": self.right, "bias": self.bias}
 
     def settings(self) -> dict[str, Any]:
-        """Its place."""
-        return {"hook_point": self.hook_point}
+        """Its place, and its reach where there is one."""
+        return {"hook_point": self.hook_point} | ({} if self.reach is None else {"reach": self.reach})
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> "ProjectionPart":
         """From its file."""
-        return cls(settings["hook_point"], tensors["left"], tensors["right"], tensors["bias"])
+        return cls(settings["hook_point"], tensors["left"], tensors["right"], tensors["bias"], reach=settings.get("reach"))
 
     def describe(self) -> dict[str, Any]:
         """Place and rank."""
@@ -264,7 +270,8 @@ class ProjectionPart(Part):
         """The projection of `x`, in the dtype of `x`."""
         wide = torch.promote_types(x.dtype, torch.float32)
         left, right, bias = (t.to(x.device, wide) for t in (self.left, self.right, self.bias))
-        return (x.to(wide) - (x.to(wide) - bias) @ right.T @ left.T).to(x.dtype)
+        out = (x.to(wide) - (x.to(wide) - bias) @ right.T @ left.T).to(x.dtype)
+        return out if self.reach is None else torch.where(x.to(wide).norm(dim=-1, keepdim=True) > self.reach, x, out)
 
 
 def check_shape(name: str, shape: tuple[int, ...], tensor: Tensor) -> None:

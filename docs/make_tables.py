@@ -45,8 +45,8 @@ HEAD = """# Erasers of language models, one table
 
 Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
 
-Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts with a t-interval over them; where a single concept was run, its own interval over items.
-Rows of random controls and of gold are means of three draws, or seeds, with a t-interval over them where a single concept was run. Seconds are wall time, on a machine that may have had other work: [what was found](benchmarks.md) says what they are worth.
+Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts, of three or more with a t-interval over them; of two the means stand alone, and each concept has a table with its own intervals over items, as a single one has.
+Rows of random controls and of gold are means of three draws, or seeds, with a t-interval over them in the table of a concept. Seconds are wall time, on a machine that may have had other work: [what was found](benchmarks.md) says what they are worth.
 Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
 """
 
@@ -66,6 +66,11 @@ def page(points: list[Point]) -> str:
             parts.append(markdown(summarise(own, "eraser", list(columns)), used(own, columns), "eraser"))
         parts.append(f"![means over concepts]({picture})\n")
         parts.append("HM-local by concept:\n\n" + by_concept(own, concepts))
+        run = [c for c in concepts if any(p.status == "done" for p in own if p.at["concept"] == c)]
+        for concept in run if len(run) == 2 else ():
+            alone = [p for p in own if p.at["concept"] == concept]
+            parts.append(f"### {concept}\n")
+            parts.append(markdown(summarise(alone, "eraser", list(QUALITY)), used(alone, QUALITY), "eraser"))
         if failed := [p for p in own if p.status == "failed"]:
             parts.append("Failed: " + "; ".join(f"{p.at['eraser']} on {p.at['concept']} ({p.error})" for p in failed) + ".\n")
     legend = [f"* **{m.label}**: {m.about}." for m in {**QUALITY, **COST}.values() if m.about]

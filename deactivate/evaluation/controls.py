@@ -25,7 +25,7 @@ def random_projection(part: ProjectionPart, gen: torch.Generator) -> ProjectionP
     """An orthogonal projection at the same hook point, about the same point, of equal rank on random directions."""
     d, r = part.left.shape
     basis = torch.linalg.qr(torch.randn(d, r, generator=gen, dtype=torch.float64))[0].to(part.left)
-    return ProjectionPart(part.hook_point, basis, basis.T.contiguous(), part.bias, part.portability)
+    return ProjectionPart(part.hook_point, basis, basis.T.contiguous(), part.bias, part.portability, part.reach)
 
 
 def control_edit(parts: "Sequence[Part]", name: str, seed: int, gate: "AnyGate | None" = None) -> Edit:

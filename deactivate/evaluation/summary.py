@@ -41,7 +41,9 @@ class Line:
     """Cells behind it."""
     wanted: int
     values: Mapping[str, Value]
-    """Figure -> mean over the cells that have it; with two or more a t-interval over them, else the cell's own."""
+    """Figure -> mean over the cells that have it; of three or more with a t-interval over them, of one with the cell's own interval. Of two
+    there is none: with one degree of freedom it is thirteen standard errors wide, and says nothing.
+    """
 
 
 def collect(folder: Path, inputs: Sequence[str] = ()) -> list[Point]:
@@ -87,8 +89,11 @@ def _line(name: str, points: Sequence[Point], columns: Sequence[str]) -> Line:
     values = {}
     for column in columns:
         have = [p for p in done if p.figures.get(column) is not None]
-        if len(have) > 1:
-            values[column] = t_interval([float(p.figures[column]) for p in have])
+        found = [float(p.figures[column]) for p in have]
+        if len(have) > 2:
+            values[column] = t_interval(found)
+        elif len(have) == 2:
+            values[column] = Value(sum(found) / 2, n=2, unit="concepts")
         elif have:
             values[column] = _own(have[0].figures, column)
     return Line(name, len(done), len(points), values)

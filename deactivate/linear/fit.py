@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 NAMES: dict[type[LinearErasure], str] = {LeaceErasure: "leace", SalErasure: "sal", InlpErasure: "inlp", RlaceErasure: "rlace"}
 
+SINK = 20.0
+"""Vectors longer than so many times the median are attention sinks: nothing is fitted on them, and they are left as they are."""
+
 
 def fit(
     host: "Host",
@@ -102,6 +105,9 @@ def fit_point(
         MatchedNothing: The eraser removes nothing.
     """
     x, y = vectors(host, train, point, config)
+    length = x.norm(dim=1)
+    reach = SINK * float(length.median())
+    x, y = x[length <= reach], y[length <= reach]
     fitter = MomentsFitter().update(x, torch.nn.functional.one_hot(y).double())
     m = fitter.moments()
     eraser, row = solve(x, y, m, config, sae)
@@ -109,9 +115,16 @@ def fit_point(
         raise MatchedNothing(f"{point}: the concepts' means are those of the rest already; nothing linear is left to remove")
     bias = eraser.bias if affine else torch.zeros_like(eraser.bias)
     left, right, bias = (t.float().contiguous() for t in (eraser.left, eraser.right, bias))
-    part = ProjectionPart(point, left, right, bias)
+    part = ProjectionPart(point, left, right, bias, reach=None if config.fold else reach)
     P = eraser.P.double()
-    row |= {"hook_point": point, "rank": eraser.rank, "vectors": m.n, "affine": affine}
+    row |= {
+        "hook_point": point,
+        "reach": part.reach,
+        "sinks": int((length > reach).sum()),
+        "rank": eraser.rank,
+        "vectors": m.n,
+        "affine": affine,
+    }
     row["variance removed"] = 1 - float((P @ m.xx @ P.T).trace() / m.xx.trace())
     if held is not None:
         row["probe"] = probed(x, y, *vectors(host, held, point, config), part, config)

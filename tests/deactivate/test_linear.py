@@ -199,6 +199,19 @@ def test_edits_come_back_and_have_a_control(tmp_path: Path) -> None:
     assert abs(float(torch.nn.functional.normalize(one.left, dim=0).T @ other.left)) < 0.9
 
 
+def test_an_attention_sink_is_left_as_it_is(tmp_path: Path) -> None:
+    axis = torch.eye(4)[:1]
+    part = ProjectionPart("layers.0.resid_post", axis.T.clone(), axis, torch.zeros(4), reach=10.0)
+    x = torch.tensor([[3.0, 1, 0, 0], [300.0, 1, 0, 0]])
+    assert part.project(x).tolist() == [[0.0, 1, 0, 0], [300.0, 1, 0, 0]]
+    Edit([part], "sal").save(tmp_path / "edit")
+    (back,) = Edit.load(tmp_path / "edit").parts
+    assert isinstance(back, ProjectionPart)
+    assert (back.reach, back.project(x).tolist()) == (10.0, part.project(x).tolist())
+    with pytest.raises(InputError, match="reach"):
+        ProjectionPart("layers.0.resid_post", axis.T.contiguous(), axis, torch.zeros(4), reach=0.0)
+
+
 def test_the_command_line_folds_and_undoes(cache, tmp_path: Path, capsys) -> None:
     host = tiny_host()
     host.model.save_pretrained(tmp_path / "model")

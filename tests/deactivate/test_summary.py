@@ -27,7 +27,9 @@ def test_means_over_concepts_and_what_is_missing() -> None:
         point("a", "cats", "failed"), point("c", "dogs", "missing"),
     ]  # fmt: skip
     b, a, c = summarise(points, "eraser", list(COLUMNS))
-    assert b.values == {"margin": t_interval([0.2, 0.4])}
+    assert (b.values["margin"].mean, b.values["margin"].low, b.values["margin"].n) == (pytest.approx(0.3), None, 2)  # of two no interval
+    (three,) = summarise([*points[:2], point("b", "owls", margin=0.6)], "eraser", ["margin"])
+    assert three.values == {"margin": t_interval([0.2, 0.4, 0.6])}
     assert (a.values["margin"].low, a.values["margin"].high, a.values["margin"].n) == (0.4, 0.7, 9)  # one concept: its own interval
     assert (b.done, a.done, a.wanted, c.done) == (2, 1, 2, 0)
     head, rule, *rows = markdown([b, a, c], COLUMNS, "eraser").splitlines()

@@ -14,7 +14,7 @@ from efface.cli.main import run
 from efface.deactivate.concept import Concept
 from efface.deactivate.edit import Edit
 from efface.deactivate.evaluation import Result
-from efface.llm.evaluation import suite
+from efface.llm.evaluation import cells, suite
 from efface.llm.evaluation.cells import erasure, figures, reads
 
 
@@ -78,11 +78,12 @@ def test_an_edit_of_another_state_of_the_concept_file_is_not_used(cache, ground,
 
 def test_the_unedited_host_is_measured_once_for_cells_that_ask_it_the_same(cache, ground, tmp_path, monkeypatch) -> None:
     measured: list[int] = []
+    monkeypatch.setattr(cells, "_BASES", {})
     whole = suite._Ground.measure
     monkeypatch.setattr(suite._Ground, "measure", lambda self, host: measured.append(len(self.texts["neutral"])) or whole(self, host))
     bare = {**ground, "row": "base", "eraser": "identity"}
-    found = [erasure(inputs, tmp_path / f"{n}") for n, inputs in enumerate([bare, bare, {**bare, "texts": 3}])]
-    assert measured == [4, 3]  # other texts: another measurement
+    found = [erasure({**bare, "texts": texts}, tmp_path / f"{n}") for n, texts in enumerate((3, 3, 2))]
+    assert measured == [3, 2]  # other texts: another measurement
     assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
 
 
