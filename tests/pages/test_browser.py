@@ -153,6 +153,13 @@ def test_comparisons_sort_and_plot(tab: Tab) -> None:
     assert points == 3  # two edited, one base; the control has no second figure
     picked(tab, "Retention", "margin")
     tab.until("document.querySelectorAll('.chart svg .point').length === 4")
+    boxes = tab.run(
+        "[...document.querySelectorAll('.chart svg text.edited, .chart svg text.base, .chart svg text.control')].map(t => { const b = t.getBBox();"
+        " return [b.x, b.y, b.x + b.width, b.y + b.height, t.textContent]; })"
+    )
+    assert {b[4] for b in boxes} >= {"pisces", "rmu"}
+    for i, a in enumerate(boxes):
+        assert not [b for b in boxes[:i] if a[0] < b[2] and b[0] < a[2] and a[1] + 3 < b[3] and b[1] + 3 < a[3]], boxes
 
 
 def test_prompts_of_a_file(tab: Tab) -> None:
