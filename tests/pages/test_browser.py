@@ -153,6 +153,16 @@ def test_comparisons_sort_and_plot(tab: Tab) -> None:
     assert points == 3  # two edited, one base; the control has no second figure
     picked(tab, "Retention", "margin")
     tab.until("document.querySelectorAll('.chart svg .point').length === 4")
+    tab.size(360)
+    picked(tab, "Erasure", "margin")
+    tab.until("document.querySelector('.chart svg').clientWidth < 360 && document.querySelectorAll('.chart svg .point').length === 4")
+    boxes = tab.run(
+        "[...document.querySelectorAll('.chart svg text.edited, .chart svg text.base, .chart svg text.control')].map(t => { const b = t.getBBox();"
+        " return [b.x, b.y, b.x + b.width, b.y + b.height, t.textContent]; })"
+    )
+    assert {b[4] for b in boxes} >= {"pisces", "rmu"}
+    for i, a in enumerate(boxes):
+        assert not [b for b in boxes[:i] if a[0] < b[2] and b[0] < a[2] and a[1] + 2 < b[3] and b[1] + 2 < a[3]], boxes
 
 
 def test_prompts_of_a_file(tab: Tab) -> None:
@@ -215,8 +225,7 @@ def test_paper_gets_rows_and_what_was_folded_and_no_controls(tab: Tab) -> None:
     assert shown < 100
     assert tab.run(seen) > before
     assert tab.run("[...document.querySelectorAll('.controls, #top, .segmented')].every(e => !e.checkVisibility())")
-    tops = tab.run("[...document.querySelectorAll('.vt-row')].map(r => r.getBoundingClientRect().top)")
-    assert tops == sorted(set(tops))  # rows follow each other and may go to the next sheet
+    assert tab.run("getComputedStyle(document.querySelector('.vt-row')).position") == "static"  # such rows go to the next sheet whole
     tab.run("dispatchEvent(new Event('afterprint'))")
     tab.call("Emulation.setEmulatedMedia", media="screen")
     tab.until(f"{ROWS} === {shown}")

@@ -198,7 +198,9 @@ function scatter(points, { xName, yName, front }) {
       out.append(svg("line", { class: "grid", x1: x(x0), x2: x(x1), y1: y(t), y2: y(t) }), word(left - 6, y(t) + 4, figure(t), "end"));
     if (front.length > 1)
       out.append(svg("polyline", { class: "front", points: front.map((p) => `${x(p.x.mean)},${y(p.y.mean)}`).join(" ") }));
-    points.forEach((p, i) => {
+    const last = (p) => (p.kind === "edited" ? 1 : 0); // edited rows lie above what they hide
+    const order = points.map((p, i) => [p, i]).sort(([a], [b]) => last(a) - last(b));
+    order.forEach(([p, i]) => {
       const hue = p.kind === "edited" ? HUES[i % HUES.length] : "var(--soft)",
         px = x(p.x.mean),
         py = y(p.y.mean);
@@ -215,15 +217,30 @@ function scatter(points, { xName, yName, front }) {
           `${p.name} (${p.kind}): ${xName} ${interval(p.x)}, ${yName} ${interval(p.y)}`,
         ),
       );
-      const right = px < width - 130;
-      if (points.length <= 14) out.append(word(px + (right ? 10 : -10), py - 8, p.name, right ? "start" : "end", p.kind));
     });
+    const taken = points.map((p) => [x(p.x.mean) - 7, y(p.y.mean) - 7, 14, 14]);
+    for (const [p] of order.reverse()) {
+      const at = freePlace(taken, x(p.x.mean), y(p.y.mean), p.name.length * (p.kind === "edited" ? 7.4 : 6.6), width, height - bottom);
+      if (at) out.append(word(at[0], at[1] + 11, p.name, "start", p.kind));
+    }
     out.append(
       word((left + width) / 2, height - 6, xName, "middle", "name"),
       svg("text", { class: "name", "text-anchor": "middle", transform: `translate(12 ${(height - bottom) / 2}) rotate(-90)` }, yName),
     );
     return out;
   }, alt);
+}
+
+// Where the name of a point hides no other name and no point, if anywhere; what has no room says its name when it is pointed at.
+function freePlace(taken, px, py, long, width, height) {
+  const tried = [0, 1, -1, 2, -2].flatMap((k) => [
+    [px + 10, py - 20 + 15 * k],
+    [px - 10 - long, py - 20 + 15 * k],
+  ]);
+  const hits = ([a, b]) => taken.some(([c, d, w, t]) => a < c + w && c < a + long && b < d + t && d < b + 14);
+  const at = tried.find(([a, b]) => a >= 2 && a + long <= width - 2 && b >= 0 && b + 14 <= height && !hits([a, b]));
+  if (at) taken.push([at[0], at[1], long, 14]);
+  return at;
 }
 
 const interval = (v) => figure(v.mean) + (v.low === null || v.low === undefined ? "" : ` [${figure(v.low)}, ${figure(v.high)}]`);

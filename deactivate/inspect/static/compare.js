@@ -19,7 +19,7 @@ page(/^compare(?:\/(\d+))?$/, (n) => {
     note(
       `${t.suite}, split ${t.split}${t.split === "test" ? `, looks at test so far: ${t.looks}` : ""}. Tables hold figures of one protocol alone.`,
     ),
-    section("Erasure against retention", pareto(t)),
+    !/attack/i.test(t.suite) && section("Erasure against retention", pareto(t)),
     section(
       "All figures",
       note("* best edited row, = tied with the best (intervals overlap), – not measured. ↑ higher is better, ↓ lower is better."),
@@ -30,7 +30,8 @@ page(/^compare(?:\/(\d+))?$/, (n) => {
 });
 
 const kindOf = (r) => (r.name === r.kind ? null : [" ", h("span", { class: "badge" }, r.kind)]);
-const rowName = (t, r) => (t.results.length > 1 && r.result !== "all" && r.result !== r.name ? `${r.result}: ${r.name}` : r.name);
+// A row by its name, and by the result that it stands in where several rows have that name.
+const rowName = (t, r) => (t.rows.filter((o) => o.name === r.name).length > 1 && r.result !== r.name ? `${r.name} (${r.result})` : r.name);
 
 function sortable(t) {
   const names = Object.keys(t.columns);

@@ -47,7 +47,7 @@ page(/^edit\/(\d+)$/, (n) => {
         gateFacts(edit.gate),
         edit.gate.calibration && edit.gate.calibration.roc.length > 0 && rocChart([curve(edit.name, edit.gate)]),
       ),
-    section("Take it back", command(edit.undo)),
+    section("Take it back", edit.undo.startsWith("efface ") ? command(edit.undo) : h("p", {}, edit.undo)),
     section(
       "Parts and settings",
       edit.parts.map((p) => h("details", { class: "card" }, h("summary", {}, p.kind), facts(p.rows))),

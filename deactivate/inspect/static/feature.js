@@ -202,8 +202,8 @@ function called(sae, id, label) {
   if (isShown(sae, id))
     featureOf(sae, id)
       .then((found) => {
-        const words = found ? found.firing.slice(0, 4).map((t) => spelled(t[0])) : [];
-        if (words.length) box.append("; fires on " + words.join(", "));
+        const words = found ? found.firing.slice(0, 4) : [];
+        if (words.length) box.append("; fires on ", ...words.flatMap((t) => [h("span", { class: "chip" }, spelled(t[0])), " "]));
       })
       .catch(() => {});
   return box;
