@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing
 from ..base.files import read_json
+from ..base.running import progress
 from . import distributed
 from .config import SAEConfig, TrainConfig
 from .formats.native import MANIFEST, update_card
@@ -91,7 +92,9 @@ def _save(sae: SAE, folder: Path, held_out: list[Tensor | tuple[Tensor, Tensor]]
     try:
         sae.save(work / "sae")
         saved = SAE.load(work / "sae")
-        update_card(work / "sae", metrics={**evaluate(saved, held_out), "measured_on": origin})
+        update_card(
+            work / "sae", metrics={**evaluate(saved, progress(held_out, desc="measuring", unit="batch", inner=True)), "measured_on": origin}
+        )
         for name in (WEIGHTS, MANIFEST, CONFIG):
             os.replace(work / "sae" / name, folder / name)
     finally:

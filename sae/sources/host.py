@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...base.errors import InputError, MatchedNothing
+from ...base.running import meter
 from ..corpora import read_corpus
 from .base import Batch, Plain, SourceState, check_same
 from .buffer import MixingBuffer
@@ -21,6 +22,8 @@ GROUP = 256
 """Documents tokenised and sorted by length at a time."""
 HELD_OUT_SHARE = 20
 """One document of so many is held out (chosen by its text, so copies fall on one side)."""
+FILLING = {"all": "first activations", "train": "first activations", "held_out": "held-out activations"}
+"""Side -> what is read before the first batch can be drawn."""
 Texts = str | Path | Sequence[str] | Callable[[], Iterable[str]]
 Part = Literal["all", "train", "held_out"]
 
@@ -153,10 +156,15 @@ class HostSource:
         """Batches to the end of the pass; the last one may be smaller."""
         seen = self.buffer.size > 0
         yield from self.buffer.drain(self.buffer.capacity)  # what a resumed source still held above its mark
+        filling = meter(self.buffer.capacity, desc=FILLING[self.part], unit="vector", enabled=self.shard[0] == 0)
         for acts in self._forward_passes():
             seen = True
             self.buffer.add(acts)
+            filling.update(len(next(iter(acts.values()))))
+            if self.buffer.size >= self.buffer.capacity:
+                filling.close()
             yield from self.buffer.drain(self.buffer.capacity)
+        filling.close()
         yield from self.buffer.drain(1)
         if not seen and self.documents == 0:
             raise MatchedNothing(f"the texts gave no token to read (part {self.part!r}, shard {self.shard}); check the corpus")

@@ -31,6 +31,13 @@ def test_nothing_heavy_is_imported(line):
     assert result.stdout.strip()
 
 
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "efface", "methods", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == run("methods", "--json").stdout
+
+
 def test_the_help_of_every_command_imports_nothing_heavy():
     code = f"""
 import sys, typer

@@ -58,6 +58,24 @@ def sorted_rows(batches, point):
     return rows[rows[:, 0].argsort()]
 
 
+def test_filling_the_buffer_is_seen_where_it_takes_time(monkeypatch, capsys):
+    monkeypatch.delenv("EFFACE_QUIET", raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    host = TinyHost()
+    list(source(host))
+    assert not capsys.readouterr().err  # the control: over in less than two seconds
+    monkeypatch.setattr("efface.base.running.SHOWN_AFTER", 0)
+    batches = iter(source(host, part="train"))
+    next(batches)
+    shown = capsys.readouterr().err
+    assert "first activations" in shown
+    assert shown.endswith("\r")  # it went away before the first batch came
+    list(batches)
+    assert "first activations" not in capsys.readouterr().err
+    next(iter(source(host, texts(400), part="held_out")))
+    assert "held-out activations" in capsys.readouterr().err
+
+
 def test_every_token_once_and_none_of_the_special_ones():
     host = TinyHost()
     got = list(source(host))

@@ -164,6 +164,14 @@ def progress(
     return tqdm(items, total=total, **bar_options(desc, unit, inner=inner))
 
 
+def meter(total: int, *, desc: str, unit: str, enabled: bool = True) -> "Any":
+    """A bar of `progress` that is moved by hand (`update(n)`) and goes away when it is closed."""
+    from tqdm.auto import tqdm
+
+    options = bar_options(desc, unit, inner=True)
+    return tqdm(total=total, **{**options, "disable": options["disable"] or not enabled})
+
+
 def bar_options(desc: str, unit: str, *, inner: bool = False) -> dict[str, Any]:
     """How tqdm draws a bar of ours; see `progress`."""
     tty = sys.stderr.isatty()
