@@ -132,7 +132,7 @@ def test_packaged_and_unknown_names(tmp_path: Path) -> None:
         break
     with pytest.raises(UnknownName, match="unknown concept 'no such thing'"):
         Concept.load("no such thing")
-    with pytest.raises(UnknownName, match="Give a concept file"):
+    with pytest.raises(InputError, match=r"absent\.yaml is not there; .*--new FILE\.yaml"):
         Concept.load(tmp_path / "absent.yaml")
 
 

@@ -145,6 +145,7 @@ def test_two_projections_of_one_matrix_are_their_product() -> None:
     assert not torch.allclose(delta, (P.double() - torch.eye(len(P))) @ W + W @ (Q.double() - torch.eye(len(Q))), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rlace_stays_among_the_features_that_it_is_given() -> None:
     host, concept = tiny_host(), magic()
     sae = planted_sae(host)

@@ -23,7 +23,7 @@ def attempts(job: str, folder: Path) -> dict[str, list[dict]]:
     return {kind: [t for t in told if t["kind"] == kind] for kind in ("kill", "full", "short")}
 
 
-@pytest.mark.parametrize("job", ["train", pytest.param("train_many", marks=pytest.mark.slow), "fit_loop"])
+@pytest.mark.parametrize("job", [*(pytest.param(j, marks=pytest.mark.slow) for j in ("train", "train_many")), "fit_loop"])
 def test_a_run_goes_on_to_the_same_end(job: str, tmp_path: Path) -> None:
     told = attempts(job, tmp_path)
     kill, full = told["kill"], told["full"]
@@ -35,7 +35,7 @@ def test_a_run_goes_on_to_the_same_end(job: str, tmp_path: Path) -> None:
     assert not [n for t in full for n in t["left"] if Path(n).name.startswith(".")]  # what could not be finished was taken away
 
 
-@pytest.mark.parametrize("job", ["save an edit", "apply", pytest.param("undo", marks=pytest.mark.slow), "store"])
+@pytest.mark.parametrize("job", ["save an edit", *(pytest.param(j, marks=pytest.mark.slow) for j in ("apply", "undo")), "store"])
 def test_a_folder_is_whole_or_not_there(job: str, tmp_path: Path) -> None:
     told = attempts(job, tmp_path)
     kill, full = told["kill"], told["full"]

@@ -76,6 +76,7 @@ def test_a_random_start_finds_the_direction() -> None:
     assert gain(inlp(x[:half], y[:half], InlpConfig(rounds=1)).eraser, x, y) > 0.05
 
 
+@pytest.mark.slow
 def test_fewer_directions_than_classes_follow_rotations_and_beat_the_start() -> None:
     x, y = classes(4, 1200, 8)
     q = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)).double())[0]

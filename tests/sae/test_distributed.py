@@ -107,6 +107,7 @@ def test_two_processes_agree_with_one(tmp_path):
     assert not torch.allclose(half["W_dec"], load_tensors(tmp_path / "one" / "batchtopk" / "sae_weights.safetensors")["W_dec"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one_while_auxk_revives_dead_latents(tmp_path):
     """Many more latents than can fire: most are dead from the second step on, and AuxK is what moves them."""
     kinds = ["topk", "batchtopk", "matryoshka"]

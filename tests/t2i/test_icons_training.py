@@ -262,7 +262,7 @@ def test_a_wrong_hue_costs_more_than_as_much_noise() -> None:
     assert float(with_hue) > float(vae_loss(grey * torch.tensor([1.0, 1, 0])[None, :, None, None], nothing, VAE)[0]) + 0.3
 
 
-@pytest.mark.parametrize("made", [VaeRecipe(), RECIPES["icons-xs"].vae])
+@pytest.mark.parametrize("made", [pytest.param(VaeRecipe(), marks=pytest.mark.slow), RECIPES["icons-xs"].vae])
 def test_colours_pass_an_untrained_autoencoder(made: VaeRecipe) -> None:
     torch.manual_seed(0)
     plain = new_vae(made)

@@ -86,6 +86,7 @@ def test_pictures_that_are_not_drawn_again_are_the_same_to_the_bit(folder: Path,
     assert torch.equal(shared.draw(host, "base", shared.whole)[0], base)
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_same_with_and_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_of(folder)
     known, edit, config = judges(host), dog_edit(host), replace(CONFIG, reuse=False)

@@ -107,7 +107,7 @@ def test_augmentation_changes_pictures_and_does_nothing_at_no_strength() -> None
     assert squeezed(x).shape == x.shape
 
 
-@pytest.mark.parametrize("architecture", ["convolutions", "pixels"])
+@pytest.mark.parametrize("architecture", [pytest.param("convolutions", marks=pytest.mark.slow), "pixels"])
 def test_training_learns_resumes_to_the_bit_and_leaves_a_judge(architecture: str, tmp_path: Path) -> None:
     recipe, names = small(architecture), table()
     whole = load_judge(train_judge(data(), names, recipe, tmp_path / "whole"))
@@ -241,6 +241,7 @@ def test_the_heads_of_a_copy_share_one_pass_and_no_stale_one() -> None:
     assert net.passes == 3
 
 
+@pytest.mark.slow
 def test_measuring_writes_every_figure_and_does_nothing_twice(tmp_path: Path) -> None:
     recipe = small("pixels", 4)
     found = train_and_measure(data(), table(), recipe, tmp_path / "A", command="efface icons judges")
