@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..edit import Edit
 
 FORMAT = 1
+OF_PROMPT = 8
+"""Features that a prompt brings into a file, the strongest at each hook point: with all of them there would be no room for those with labels."""
 Pictures = Callable[[int, int], "list[dict[str, Any]]"]
 """(number of the SAE, feature) -> pictures of prompts that fire it, drawn with and without it."""
 
@@ -112,7 +114,7 @@ class Site:
         for change in self.moved:
             found += [f for row in change["saes"] if row["hook_point"] == hook_point for f, *_ in row["features"]]
         for reading in self.prompts:
-            found += [f for layer in reading["layers"] if layer["hook_point"] == hook_point for f, *_ in layer["strongest"]]
+            found += [f for layer in reading["layers"] if layer["hook_point"] == hook_point for f, *_ in layer["strongest"][:OF_PROMPT]]
         for known in (*self.shown_edits, *self.concepts):
             found += _listened(known.get("gate"), hook_point)
         return list(dict.fromkeys(found))

@@ -73,10 +73,11 @@ function evaluated(r, title) {
     r.absent.length > 0 && note("Not measured: " + r.absent.join("; ")),
     r.sheets.length > 0 && [
       heading(3, "Pictures before and after, same prompts and seeds"),
-      r.sheets.map((s) =>
+      [...r.sheets].sort((a, b) => ORDER_OF.indexOf(a.group) - ORDER_OF.indexOf(b.group)).map((s) =>
         h(
           "figure",
           {},
+          h("figcaption", {}, GROUPS[s.group] || s.group),
           pair(
             ["before", "after"],
             [
@@ -88,7 +89,6 @@ function evaluated(r, title) {
                 : note("too large for this file; it lies in sheets/"),
             ),
           ),
-          h("figcaption", {}, GROUPS[s.group] || s.group),
         ),
       ),
     ],
@@ -123,6 +123,7 @@ const GROUPS = {
   neighbours: "its neighbours",
   general: "everything else",
 };
+const ORDER_OF = Object.keys(GROUPS);
 
 // A metric a line, a row of the result a column: base, edited, controls.
 function figuresTable(table) {
