@@ -58,12 +58,20 @@ def write_evaluation(
         plots=plots(result, edited),
         features=tuple(used[:SHOWN]),
         samples=shown,
-        notes=(*notes, *shortened, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
+        notes=(*notes, *fitted_on(edits, result.card.split), *shortened, *(f"Not measured: {a}" for a in result.extra.get("absent", ()))),
         undo=undo,
         also=tuple(also),
         pages=pages,
     )
     return render_report(folder / "report.html", data)
+
+
+def fitted_on(edits: "Sequence[Edit]", split: str) -> tuple[str, ...]:
+    """A warning where an edit was fitted on questions of the split that measures it."""
+    named = [e.name for e in edits if split != "train" and isinstance(e.evidence, Mapping) and split in e.evidence.get("read", ())]
+    if not named:
+        return ()
+    return (f"Fitted on questions of {split}, too: {', '.join(named)}. Its figures there are of what it learnt by heart; look at test.",)
 
 
 def summary(result: "Result", concept: str, edited: str | None) -> str:

@@ -160,7 +160,7 @@ class HostSource:
         for acts in self._forward_passes():
             seen = True
             self.buffer.add(acts)
-            filling.update(len(next(iter(acts.values()))))
+            filling.update(min(self.buffer.size, filling.total) - filling.n)
             if self.buffer.size >= self.buffer.capacity:
                 filling.close()
             yield from self.buffer.drain(self.buffer.capacity)

@@ -240,6 +240,11 @@ def test_a_concept_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not dog["lacks"]["eval of a pipeline"]
     assert own["few"]["erase pisces --set preset=efface"] == "2 of questions.train: below 100 they are learnt by heart"
     assert own["few"]["features, gate"].startswith("6 of target.train")
+    assert not own["of_the_sample"]
+    assert not dog["of_the_sample"]
+    place.write_text(place.read_text().replace("My bicycle has a flat tyre again.", "The moon is full."))
+    out = status(f"concepts {place}", capsys)[1]
+    assert re.search(r"still of the sample: \d\d lines, such as '", out), out
     place.write_text(place.read_text().replace("neighbour_questions:", "neighbour_question:"))
     for line, says in (
         (f"concepts --new {place}", "exists already"),

@@ -10,15 +10,17 @@ from tiny import tiny_host
 
 from efface.base.config import from_mapping
 from efface.base.errors import InputError, MatchedNothing
+from efface.deactivate.concept import Concept
 from efface.llm.attribution import Taps, question_taps, text_taps
 from efface.llm.evaluation.scoring import score_questions
 from efface.llm.methods.pisces import PiscesConfig, coefficients, effect
 from efface.llm.methods.pisces.coefficients import ITEM, KL, NEIGHBOURS, NOISE, SHRINK, SPREAD, Evidence, Round
 from efface.llm.methods.pisces.config import EFFACE
-from efface.llm.methods.pisces.effect import gather
+from efface.llm.methods.pisces.effect import gather, splits_read
 from efface.llm.methods.pisces.fit import fit, plan, reference
 from efface.llm.methods.pisces.least_damage import least_damage
 from efface.llm.methods.pisces.surgery import saes_by_layer, trial
+from efface.llm.reporting import fitted_on
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "gpt_neox"])
@@ -205,7 +207,11 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted(caplog: pytest.LogCapt
     host, concept = trained_host(), magic()
     config = PiscesConfig(preset="efface", n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
-    assert "fits them alone" in caplog.text
+    assert "fits them alone, and those of validation are among them" in caplog.text
+    assert edit.evidence["read"] == ["train", "validation"]
+    assert [splits_read(c) for c in (concept, Concept.load("baseball"))] == [("train", "validation"), ("train",)]
+    assert "Fitted on questions of validation" in fitted_on([edit], "validation")[0]
+    assert not fitted_on([edit], "test")
     assert (edit.evidence["concepts"][0]["tau"], edit.evidence["concepts"][0]["rows"]) == (None, None)
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}

@@ -62,6 +62,10 @@ def test_its_report_is_written(cache, host, given, tmp_path):
     text = write_evaluation(tmp_path, host, concept, [given], result).read_text(encoding="utf-8")
     assert "layers.1.mlp_out" in text
     assert "None" not in text
+    assert "Fitted on questions" not in text
+    learnt = replace(given, evidence={**given.evidence, "read": ["train", "validation"]})
+    noted = write_evaluation(tmp_path / "learnt", host, concept, [learnt], result).read_text(encoding="utf-8")
+    assert "Fitted on questions of validation, too" in noted
     kept = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     assert len(kept) == text.count("<small>before</small>")
     asked = [q.q for q in concept.questions["validation"]]

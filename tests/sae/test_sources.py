@@ -69,6 +69,7 @@ def test_filling_the_buffer_is_seen_where_it_takes_time(monkeypatch, capsys):
     next(batches)
     shown = capsys.readouterr().err
     assert "first activations" in shown
+    assert "/64" in shown
     assert shown.endswith("\r")  # it went away before the first batch came
     list(batches)
     assert "first activations" not in capsys.readouterr().err

@@ -104,9 +104,14 @@ def by_effect(
         raise nothing
     state = Solved({x: written(host, by_layer[x], found, config) for x, found in ids.items()})
     if (read := len(_questions(concept, "questions", config.n_effect))) < FEW:
+        also = (
+            ", and those of validation are among them: figures there say nothing, only --split test does"
+            if "validation" in splits_read(concept)
+            else ""
+        )
         log.warning(
-            "selection=effect reads %d questions of %s: with fewer than %d the change fits them alone; add some, or set selection=detect",
-            read, concept.name, FEW,
+            "selection=effect reads %d questions of %s: with fewer than %d the change fits them alone%s; add some, or set selection=detect",
+            read, concept.name, FEW, also,
         )  # fmt: skip
     bases: tuple[Tensor, Tensor] | None = None
     for _ in range(config.effect_rounds):
@@ -175,6 +180,12 @@ def gather(
                 )
     base_own, base_near = bases or (of_own.value, of_near.value)
     return Evidence(of_own, of_near, text_taps(host, layers, texts, config.seed), base_own, base_near)
+
+
+def splits_read(concept: "Concept") -> tuple[str, ...]:
+    """The splits whose questions the change is solved from."""
+    pools = (concept.questions, concept.neighbour_questions)
+    return ("train", "validation") if any(len(p.get("train", ())) < FEWEST and p.get("validation") for p in pools) else ("train",)
 
 
 def _questions(concept: "Concept", name: str, most: int) -> "list[Question]":

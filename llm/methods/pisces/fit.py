@@ -16,7 +16,7 @@ from ...features import FeatureConfig, FeatureEvidence, concept_tokens, describe
 from ...pools import pool_texts
 from ...scanning import check_saes, hook_point_of
 from .config import FeatureRef, PiscesConfig
-from .effect import by_effect
+from .effect import by_effect, splits_read
 from .filters import Judges, filtered
 from .math import LayerProblem
 from .search import Found, Objective, search
@@ -65,13 +65,14 @@ def fit(
             totals.setdefault(layer, []).append(factors)
     if not any(Q.any() for parts in totals.values() for Q, _ in parts):
         raise MatchedNothing(f"tau={config.tau} selects no row of any feature (every share is below it): lower tau")
+    read = {s for c in concepts for s in splits_read(c)} if config.selection_or_default == "effect" else {"train"}
     deltas = dict(weight_delta(host, layer, parts) for layer, parts in sorted(totals.items()))
     return Edit(
         parts=[WeightsPart(deltas)],
         eraser="pisces",
         config=dataclasses.asdict(config),
         concepts=list(concepts),
-        evidence={"concepts": [p.to_dict() for p in plans], "host": host.name, "host_digest": host.digest},
+        evidence={"concepts": [p.to_dict() for p in plans], "host": host.name, "host_digest": host.digest, "read": sorted(read)},
         seeds={"pisces": config.seed},
     )
 

@@ -1,6 +1,6 @@
 """`efface concepts`: the packaged ones; what a concept file holds and which command still lacks what; a small file to begin with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,8 @@ from . import completion as complete
 from . import options as o
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from ..deactivate.concept import Concept
 
 SAMPLE = "own_concept.yaml"
@@ -60,7 +62,7 @@ def concepts(
             raise InputError(f"--new {new} exists already; choose another name")
         if new.suffix not in (".yaml", ".yml"):
             raise InputError(f"--new {new}: a concept file is YAML; name one that ends in .yaml")
-        write_text(new, files(__spec__.parent).joinpath(SAMPLE).read_text(encoding="utf-8"))
+        write_text(new, _sample().read_text(encoding="utf-8"))
         return o.emit({"file": str(new)}, f"{new}: change its lines; `efface concepts {new}` says what it holds", as_json)
     if not names:
         known = [*sorted(packaged_concepts()), *generated_concepts()]
@@ -75,7 +77,27 @@ def about(concept: "Concept") -> dict[str, Any]:
     extras = {"tokens": len(concept.tokens), "relearn": len(concept.relearn), "judge": concept.judge, "anchor": concept.anchor}
     missing = {command: lacking(concept, needs) for command, needs in NEEDS.items()}
     few = {command: said for command in FEW if not missing[command] and (said := too_few(concept, command))}
-    return {"name": concept.name, "kind": concept.kind, "form": concept.form, "lines": counts, **extras, "lacks": missing, "few": few}
+    found = {"name": concept.name, "kind": concept.kind, "form": concept.form, "lines": counts, **extras, "lacks": missing, "few": few}
+    return {**found, "of_the_sample": left_over(concept)}
+
+
+def left_over(concept: "Concept") -> list[str]:
+    """Lines that are still those of `--new`; none where nothing was changed."""
+    from ..deactivate.concept import Concept
+
+    mine, theirs = (set(_lines(c)) for c in (concept, Concept.load(str(_sample()))))
+    return sorted(mine & theirs) if mine != theirs else []
+
+
+def _lines(concept: "Concept") -> Iterator[str]:
+    for field in ("target", "neighbours"):
+        yield from (line for split in getattr(concept, field).values() for line in split)
+    for field in ("questions", "neighbour_questions"):
+        yield from (q.q for split in getattr(concept, field).values() for q in split)
+
+
+def _sample() -> "Traversable":
+    return files(__spec__.parent).joinpath(SAMPLE)
 
 
 def lacking(concept: "Concept", needs: tuple[tuple[str, ...], ...]) -> list[str]:
@@ -102,6 +124,8 @@ def told(concept: "Concept") -> str:
     found = about(concept)
     lines = o.table(["", *SPLITS], [[f, *(str(n) if n else "-" for n in found["lines"][f].values())] for f in FIELDS])
     rest = f"tokens {found['tokens']}, relearn {found['relearn']}, judge {concept.judge or '-'}"
+    if left := found["of_the_sample"]:
+        rest += f"\nstill of the sample: {len(left)} lines, such as {left[0]!r}"
     needs = o.table(
         ["command", "lacks"],
         [[command, ", ".join(some) or found["few"].get(command, "nothing")] for command, some in found["lacks"].items()],

@@ -103,7 +103,7 @@ def _evaluate_texts(
     from ..deactivate.evaluation.compare import compare as compare_results
     from ..llm.evaluation.suite import SuiteConfig
     from ..llm.evaluation.suite import evaluate as run_suite
-    from ..llm.reporting import write_evaluation
+    from ..llm.reporting import fitted_on, write_evaluation
 
     config = from_mapping(SuiteConfig, values, where="--set")
     wanted, edits = Concept.load(concept), [Edit.load(e) for e in edit]
@@ -111,6 +111,8 @@ def _evaluate_texts(
     result = run_suite(host, edits, wanted, split, config, saes=load_saes(sae))
     with new_folder(out) as work:
         write_evaluation(work, host, wanted, edits, result)
+    for note in fitted_on(edits, split):
+        typer.echo(note, err=True)
     o.emit({"out": str(out), **result.to_json()}, o.comparison(compare_results([result])) + f"\n{out / 'report.html'}", as_json)
 
 
