@@ -97,7 +97,7 @@ class Site:
                 continue
             ids = view.chosen(self.wanted(view.hook_point), features)
             about["rows"] = [row_values(r) for r in rows_of(view.store, ids)]
-            about["details"] = {str(i): view.feature(i, words) for i in ids}
+            about["details"] = {str(i): view.feature(i, words) for i in sorted(ids)}  # in the store's order: each block of it is read once
             about["map"] = view.map(ids) if ids else None
             if self.pictures is not None:
                 for i in progress(ids[:pictured], desc="pictures", unit="feature"):

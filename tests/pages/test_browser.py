@@ -3,6 +3,7 @@
 Screenshots are kept where EFFACE_SHOTS names a folder.
 """
 
+import base64
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from chromium import MISSING, Browser, Tab, find
-from site_kit import D_SAE, EVIL, TEXTS, make_site
+from site_kit import D_SAE, EVIL, PIXEL, TEXTS, make_site
 
 from efface.base.files import write_text
 from efface.deactivate.inspect.page import render_page
@@ -244,7 +245,10 @@ def test_the_theme_of_choice_wins_over_the_systems(browser: Browser, made) -> No
 
 def test_served_pages_read_rows_features_and_prompts_when_they_are_looked_at(browser: Browser, made) -> None:
     site, reader, _ = made
-    server = PageServer(Pages(type(site)(site.title, site.saes, site.concepts, site.edits, site.results), lambda: reader))
+    address = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+    drawn = [{"prompt": EVIL, "seed": 3, "with": address, "without": address}]
+    shown = type(site)(site.title, site.saes, site.concepts, site.edits, site.results, pictures=lambda sae, feature: drawn)
+    server = PageServer(Pages(shown, lambda: reader))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -254,6 +258,12 @@ def test_served_pages_read_rows_features_and_prompts_when_they_are_looked_at(bro
         tab.until(f"{COUNT} === 27")
         tab.go("#/sae/0/f/7")
         tab.until(f"document.querySelector('h1').textContent === {EVIL!r}")
+        tab.go("#/sae/0/f/0")
+        tab.until("document.querySelector('.ctx')")
+        tab.run("[...document.querySelectorAll('button')].find(b => b.textContent.startsWith('Draw the prompts')).click()")
+        tab.until("document.querySelectorAll('.pictures img').length === 2")
+        assert tab.run("document.querySelector('.pictures figcaption').textContent") == f"{EVIL} (seed 3)"
+        assert "[object" not in tab.run("document.body.innerText")
         tab.go("#/prompt")
         typed(tab, "textarea", TEXTS[0])
         tab.run("[...document.querySelectorAll('button')].find(b => b.textContent === 'Read it').click()")

@@ -245,7 +245,7 @@ function picturesOf(sae, number, f) {
   const draw = async () => {
     box.replaceChildren(note("Drawing…"));
     try {
-      box.replaceChildren(pictureRows((await ask("/api/pictures", { sae, id: number })).pictures));
+      box.replaceChildren(...pictureRows((await ask("/api/pictures", { sae, id: number })).pictures));
     } catch (e) {
       box.replaceChildren(h("p", { class: "error", role: "alert" }, e.message));
     }

@@ -1,6 +1,7 @@
 """`efface inspect | serve`: pages of features, concepts, edits, prompts and results, as one file or served on this machine."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -138,7 +139,8 @@ def serve(
         o.emit({"address": address, **counts}, f"{address}  (interrupt to stop)", as_json)
         sys.stdout.flush()
 
-    answer(pages, port, ready)
+    with suppress(KeyboardInterrupt):  # how it ends
+        answer(pages, port, ready)
 
 
 def _title(bench: Workbench, concepts: list[str]) -> str:
