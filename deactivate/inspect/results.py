@@ -40,9 +40,7 @@ class Found:
 def tables(found: Sequence[Found]) -> list[dict[str, Any]]:
     """Tables of results that share a protocol, in the order of their first result."""
     often = Counter(f.result.name for f in found)
-    named = [
-        dataclasses.replace(f.result, name=f.place.name) if often[f.result.name] > 1 else f.result for f in found
-    ]
+    named = [dataclasses.replace(f.result, name=f.place.name) if often[f.result.name] > 1 else f.result for f in found]
     twice = Counter(r.name for r in named)
     named = [dataclasses.replace(r, name=f"{r.name} {i + 1}") if twice[r.name] > 1 else r for i, r in enumerate(named)]
     groups: dict[str, list[int]] = {}
