@@ -1,6 +1,6 @@
 """Writes docs/llm_erasers.md and its figures from the figures of `efface bench benchmarks/llm_erasers.yaml`.
 
-python docs/make_tables.py DIR     # what the grid left in DIR, kept as benchmarks/results/llm_erasers.json
+python docs/make_tables.py DIR     # what the grid left in DIR, kept as benchmarks/results/llm_erasers.json; cells that DIR has not run stay there
 python docs/make_tables.py         # from that file
 """
 
@@ -77,6 +77,12 @@ def page(points: list[Point]) -> str:
     return "\n".join([*parts, "\n".join(legend)]) + "\n"
 
 
+def laid_over(new: list[Point], kept: list[Point]) -> list[Point]:
+    """The new cells; where one was not run, what is kept of it."""
+    before = {tuple(sorted(p.at.items())): p for p in kept if p.status in ("done", "old")}
+    return [p if p.status in ("done", "old", "failed") else before.get(tuple(sorted(p.at.items())), p) for p in new]
+
+
 def run_of(points: list[Point], concept: str) -> str:
     """How many of a concept's cells were run, and the erasers of those that were not."""
     own = [p for p in points if p.at["concept"] == concept]
@@ -131,5 +137,6 @@ def write(points: list[Point]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        write_json(RESULTS, [p.to_json() for p in collect(Path(sys.argv[1]), ("model", "split", "budget"))])
+        kept = read_points(RESULTS) if RESULTS.is_file() else []
+        write_json(RESULTS, [p.to_json() for p in laid_over(collect(Path(sys.argv[1]), ("model", "split", "budget")), kept)])
     write(read_points(RESULTS))

@@ -158,6 +158,19 @@ def test_the_page_is_made_of_the_folder(table, tmp_path, monkeypatch) -> None:
     assert "Failed: pisces on synthetic/river (ValueError: no)." in made.page(lost)
 
 
+def test_cells_that_a_folder_has_not_run_stay_as_they_were() -> None:
+    made = make_tables()
+    at = [{"concept": c, "eraser": "elm"} for c in ("dogs", "baseball", "astronomy", "aviation")]
+    kept = [Point(at[0], {}, "done", {"hm local": 0.1}), Point(at[1], {}, "done", {"hm local": 0.2}), Point(at[3], {}, "missing", {})]
+    new = [
+        Point(at[0], {}, "missing", {}),
+        Point(at[1], {}, "done", {"hm local": 0.9}),
+        Point(at[2], {}, "failed", {}, "no"),
+        Point(at[3], {}, "missing", {}),
+    ]
+    assert made.laid_over(new, kept) == [kept[0], new[1], new[2], new[3]]
+
+
 def test_the_page_in_the_documents_is_what_the_results_say() -> None:
     made = make_tables()
     assert made.RESULTS.is_file() == made.PAGE.is_file()  # the page is there as soon as the standard tier has been run
