@@ -163,7 +163,7 @@ def searches(peer: Peer, question: Question, form: str, words: list[str], config
         since = time.perf_counter()
         ids, row = run()
         row["seconds"] = (time.perf_counter() - since) / config.steps
-        losses = mine.objective.loss(mine.objective.embed([start, ids])).tolist()
+        losses = mine.objective.loss(mine.objective.embed(torch.tensor([start, ids]))).tolist()
         row |= {
             "first loss": losses[0],
             "loss": losses[1],

