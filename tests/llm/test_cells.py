@@ -87,6 +87,18 @@ def test_the_unedited_host_is_measured_once_for_cells_that_ask_it_the_same(cache
     assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
 
 
+def test_other_questions_are_measured_anew(cache, ground, tmp_path, monkeypatch) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(cells, "_BASES", {})
+    whole = suite._Ground.measure
+    monkeypatch.setattr(
+        suite._Ground, "measure", lambda self, host: measured.append(len(self.concept.questions[self.split])) or whole(self, host)
+    )
+    for n, questions in enumerate((2, 2, 4)):
+        erasure({**ground, "row": "base", "eraser": "identity", "questions": questions}, tmp_path / f"{n}")
+    assert measured == [2, 4]
+
+
 def test_without_saes_the_control_is_random_directions(cache, ground, tmp_path) -> None:
     erasure(ground, tmp_path / "work")
     bare = {**ground, "sae": ""}

@@ -250,6 +250,14 @@ def test_clipping_bounds_the_step():
     assert max(float(s["exp_avg"].norm()) for s in made.optimizer.state.values()) < 1e-9
 
 
+def test_what_was_trained_holds_no_moments():
+    made, x = trainee()
+    made.step({"x": x[:128]}, 0, 1e-3, log=False)
+    assert made.optimizer.state
+    made.trained({"x": x[128:512]})
+    assert not made.optimizer.state
+
+
 def test_several_hook_points_train_in_one_pass(tmp_path):
     x, _ = planted(40_000)
     passes = []

@@ -142,6 +142,7 @@ def test_eval_refuses(places: Path, tmp_path: Path, efface, monkeypatch: pytest.
         ([*start, "--concept", unlabelled], "has no label 'object'"),
         (["eval", "--model", "icons", "--concept", places / "dog.json", "--out", tmp_path / "x"], "efface icons train"),
         (["eval", "--model", "smollm2", "--concept", "baseball", "--out", tmp_path / "x", "--steps", "3"], "--steps: for pictures"),
+        (["eval", "--model", "smollm2", "--concept", "nothing", "--out", tmp_path / "x", "--gold", "icons"], "--gold: for pictures"),
         (["eval", "--model", "smollm2", "--concept", "baseball", "--out", tmp_path / "x", "--suite", "images"], "image pipelines"),
     ):
         code, out, err = efface(*words)
