@@ -264,6 +264,44 @@ def test_words_with_a_little_of_the_features_stay():
     assert several.text == "tree, tree x"  # what stands before the anchor goes first
 
 
+@pytest.mark.parametrize(
+    ("prompt", "carries", "anchor", "want"),
+    [
+        ("a dog, noto style", ["noto"], "twemoji style", "a dog, twemoji style"),
+        ("a dog, noto Style", ["noto"], "twemoji style", "a dog, twemoji style"),
+        ("noto noto style of dogs", ["noto"], "twemoji style", "twemoji style of dogs"),  # the second went without an anchor
+        ("a dog", ["dog"], "a wolf", "a wolf"),
+        ("my big dog runs", ["dog"], "my big cat", "my big cat runs"),
+        ("a wolf dog", ["dog"], "wolf", "a wolf"),
+        ("noto styles, style", ["noto"], "twemoji style", "twemoji style styles, style"),  # other words, and words apart, stay
+        ("very very old dog", ["dog"], "wolf", "very very old wolf"),  # what the prompt says twice is the prompt's
+    ],
+)
+def test_no_word_is_doubled_by_an_anchor(prompt, carries, anchor, want):
+    rewriting = Rewriting(prompt, anchor, 1.0)
+
+    def heard():
+        words = [Word(m.start(), m.end(), (1,)) for m in re.finditer(r"\w+", rewriting.text)]
+        return Heard(words, [float(rewriting.text[w.start : w.end] in carries) for w in words], 1.0)
+
+    while rewriting.replace_next(heard()):
+        pass
+    assert rewriting.text == want
+    assert all(rewriting.text[a:b] == anchor for a, b in rewriting.placed)
+    assert len(rewriting.placed) == want.count(anchor)
+
+
+def test_anchors_that_meet_when_words_between_them_go_become_one():
+    rewriting = Rewriting("dog of dog", "tree", 1.0)
+    for text in ("tree of dog", "tree of tree"):
+        words = [Word(m.start(), m.end(), (1,)) for m in re.finditer(r"\w+", rewriting.text)]
+        assert rewriting.replace_next(Heard(words, [float(rewriting.text[w.start : w.end] == "dog") for w in words], 2.0))
+        assert rewriting.text == text
+    words = [Word(m.start(), m.end(), (1,)) for m in re.finditer(r"\w+", rewriting.text)]
+    assert rewriting.drop_next(Heard(words, [0.0] * 3, 2.0))
+    assert (rewriting.text, rewriting.placed) == ("tree", [(0, 4)])
+
+
 def test_an_anchor_that_has_features_of_its_own_costs_the_prompt_no_words():
     class Told(ReplacementPart):
         def _heard(self, host, prompts):
