@@ -5,7 +5,6 @@ a notebook that has not changed is taken from build/docs-cache.
 """
 
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -62,29 +61,12 @@ def _links(app, docname, source):
     source[0] = source[0].replace("](../deactivate/linear/README.md)", "](erasers/leace.md)")
 
 
-WHOLE = re.compile(r"(?<![^\s>])[^\s<>&]*-[^\s<>&]*(?![^\s<])")
-"""A word with a hyphen, a command's option above all: browsers would break the line behind the hyphen."""
-
-
 def _unbroken(app, pagename, templatename, context, doctree):
-    """Words with hyphens in commands and code keep together where they fit on a narrow screen; so do «2 of 2» and intervals in tables."""
-
-    def held(match):
-        return re.sub(r">[^<]+", lambda text: WHOLE.sub(_held, text.group()), match.group())
-
-    body = re.sub(r"<(pre|code)\b.*?</\1>", held, context.get("body", ""), flags=re.DOTALL)
-    figures = re.compile(r"(?<=\d) of (?=\d)|(?<=\d), (?=[-\d.]+\])")
-    context["body"] = re.sub(
-        r"<td>.*?</td>", lambda cell: figures.sub(lambda gap: gap.group().replace(" ", "&#160;"), cell.group()), body, flags=re.DOTALL
-    )
-
-
-def _held(word):
-    return word.group() if len(word.group()) > 34 else f'<span class="whole">{word.group()}</span>'
+    context["body"] = make_site.unbroken(context.get("body", ""))
 
 
 def setup(app):
-    """Writes the made pages; docstrings and links are rewritten as they are read."""
+    """Writes the made pages; docstrings and links are rewritten as they are read, line breaks as they are written."""
     make_site.write()
     app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon, at 500
     app.connect("source-read", _links)
