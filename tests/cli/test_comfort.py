@@ -16,6 +16,7 @@ from result_cards import result
 
 from efface.base.running import progress
 from efface.cli.concept_files import FEW, NEEDS
+from efface.cli.editing import _told
 from efface.cli.main import app, run
 from efface.cli.options import comparison
 from efface.deactivate.evaluation.compare import compare
@@ -268,3 +269,11 @@ def test_few_is_what_the_erasers_and_gates_call_few() -> None:
 
     assert {place: least for place, least, _ in FEW.values()} == {"target.train": FEWEST, "questions.train": QUESTIONS}
     assert set(FEW) <= set(NEEDS)
+
+
+def test_long_lists_are_cut_on_the_terminal() -> None:
+    assert (
+        _told({"kind": "hook", "share": 0.12345, "features": list(range(200))})
+        == "  hook: share 0.1235; features 0, 1, 2, 3, 4, 5, 6, 7, … (200)"
+    )
+    assert _told({"kind": "hook", "features": [1, 2]}) == "  hook: features [1, 2]"
