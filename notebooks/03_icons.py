@@ -11,6 +11,7 @@
 
 # %%
 import os
+import textwrap
 
 import matplotlib.pyplot as plt
 import torch
@@ -47,7 +48,7 @@ for f in report.features[:5]:
 # %%
 edit = efface.erase("itd", host, concept, [sae], preset="efface", n_retain=200 if SMALL else 2000)
 print(edit.name)
-print(edit.gate.summary().replace("; ", ";\n  ").replace("): ", "):\n  "))
+print(textwrap.fill(edit.gate.summary(), 90))
 
 # %% [markdown]
 # ## Look
