@@ -1,7 +1,7 @@
 """Anchor replacement: where features of a concept are active in a prompt, other words are read in their place."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,7 +30,7 @@ class ReplacementPart(Part):
 
     From left to right: the first word of which a token has at least `share` of the prompt's largest sum of activations gives way, and the
     prompt is read again, since in a causal encoder the words behind it had some of its features too. Words next to an anchor that still
-    carry them go without one of their own. Where the whole prompt (its EOS) still has more than that share, and more than the anchor
+    carry them go without one of their own, and so do words that the anchor would double («style» behind «twemoji style»). Where the whole prompt (its EOS) still has more than that share, and more than the anchor
     alone, other words of a description carry the concept together: they go too, one after the other.
     Where no word has an active feature (only EOS), `anchor` alone is read. Detecting with an SAE and replacing the input, instead of
     editing its latents, keeps the stream on the encoder's own manifold.
@@ -183,6 +183,7 @@ class Rewriting:
                 self._put(start, word.end, "" if goes else self.anchor)
                 if not goes:
                     self.placed.append((start, start + len(self.anchor)))
+                self._say_once()
                 return True
         return False
 
@@ -196,7 +197,24 @@ class Rewriting:
             return False
         gone = before[-1] if before else free[-1]
         self._put(gone.start, gone.end, "")
+        self._say_once()
         return True
+
+    def _say_once(self) -> None:
+        """Words of the prompt beside an anchor that it ends or begins with go: «twemoji style» in the place of «noto» of «noto style»."""
+        own = [w.casefold() for w in WORD.findall(self.anchor)]
+        at = 0
+        while at < len(self.placed):
+            start, end = self.placed[at]
+            after = _run(WORD.finditer(self.text, end), self.text, end)
+            before = _run(reversed([*WORD.finditer(self.text[:start])]), self.text, start)
+            n = next((n for n in range(len(own), 0, -1) if own[-n:] == [w.group().casefold() for w in after[:n]]), 0)
+            if n:
+                self._put(end, after[n - 1].end(), "")
+            n = next((n for n in range(len(own), 0, -1) if own[:n] == [w.group().casefold() for w in reversed(before[:n])]), 0)
+            if n:
+                self._put(before[n - 1].start(), start, "")
+            at += 1
 
     def _put(self, start: int, end: int, what: str) -> None:
         """Text in the place of a span; white space becomes single, and places move along."""
@@ -206,7 +224,8 @@ class Rewriting:
             head = head if tail else head.rstrip()
         moved = len(head) + len(tail) - len(self.text)
         self.text, self.heard = head + tail, None
-        self.placed = [(a, b) if b <= start else (a + moved, b + moved) for a, b in self.placed]
+        kept = [(a, b) for a, b in self.placed if not start <= a < b <= end]
+        self.placed = [(a, b) if b <= start else (a + moved, b + moved) for a, b in kept]
 
 
 @dataclass(frozen=True)
@@ -216,6 +235,18 @@ class Word:
     start: int
     end: int
     tokens: tuple[int, ...]
+
+
+def _run(found: Iterable[re.Match[str]], text: str, at: int) -> list[re.Match[str]]:
+    """The words next to a place of a text, nearest first, as far as nothing but white space parts them."""
+    run = []
+    for word in found:
+        between = text[at : word.start()] if word.start() >= at else text[word.end() : at]
+        if between.strip():
+            break
+        run.append(word)
+        at = word.end() if word.start() >= at else word.start()
+    return run
 
 
 def words_of(tokenizer: Any, prompt: str, row: Sequence[int]) -> list[Word]:

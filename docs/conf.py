@@ -61,8 +61,13 @@ def _links(app, docname, source):
     source[0] = source[0].replace("](../deactivate/linear/README.md)", "](erasers/leace.md)")
 
 
+def _unbroken(app, pagename, templatename, context, doctree):
+    context["body"] = make_site.unbroken(context.get("body", ""))
+
+
 def setup(app):
-    """Writes the made pages; docstrings and links are rewritten as they are read."""
+    """Writes the made pages; docstrings and links are rewritten as they are read, line breaks as they are written."""
     make_site.write()
     app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon, at 500
     app.connect("source-read", _links)
+    app.connect("html-page-context", _unbroken)

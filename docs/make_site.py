@@ -206,6 +206,30 @@ def shown_before(module: str) -> list[object]:
 SPANS = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 
 
+WHOLE = re.compile(r"(?<![^\s>])[^\s<>&]*-[^\s<>&]*(?![^\s<])")
+"""A word with a hyphen, a command's option above all: browsers would break the line behind the hyphen."""
+LONGEST = 34
+"""Letters of code on a line of a narrow screen."""
+FIGURES = re.compile(r"(?<=\d) of (?=\d)|(?<=\d), (?=[-\d.]+\])")
+"""What parts «2 of 2», and the ends of an interval."""
+
+
+def unbroken(page: str) -> str:
+    """HTML whose lines break nowhere within a word of code that fits on a narrow screen, nor within a figure of a table."""
+
+    def word(found: re.Match[str]) -> str:
+        return found.group() if len(found.group()) > LONGEST else f'<span class="whole">{found.group()}</span>'
+
+    def code(found: re.Match[str]) -> str:
+        return re.sub(r">[^<]+", lambda text: WHOLE.sub(word, text.group()), found.group())
+
+    def cell_of(found: re.Match[str]) -> str:
+        return FIGURES.sub(lambda gap: gap.group().replace(" ", "&#160;"), found.group())
+
+    page = re.sub(r"<(pre|code)\b.*?</\1>", code, page, flags=re.DOTALL)
+    return re.sub(r"<td>.*?</td>", cell_of, page, flags=re.DOTALL)
+
+
 def plain(text: str) -> str:
     """Docstring text (code between single backticks) as reStructuredText."""
     out, end = [], 0

@@ -80,7 +80,8 @@ def summary(result: "Result", concept: str, edited: str | None) -> str:
     if edited is None:
         return f"The base model's margin on {concept} is {base['margin'].mean:.2f} nats a token, its accuracy {base['accuracy'].mean:.0%}."
     row = result.row(edited).metrics
-    parts = [f"The margin on {concept} went from {base['margin'].mean:.2f} to {row['margin'].mean:.2f} nats a token"]
+    margin = f"margin on {concept}, by how much the right answer is likelier than the wrong ones,"
+    parts = [f"The {margin} went from {base['margin'].mean:.2f} to {row['margin'].mean:.2f} nats a token"]
     if "neighbours_margin" in row:
         parts.append(f"on its neighbours from {base['neighbours_margin'].mean:.2f} to {row['neighbours_margin'].mean:.2f}")
     if "ppl_neutral" in row:

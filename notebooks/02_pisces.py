@@ -57,7 +57,8 @@ edit = efface.erase("pisces", host, concept, saes, preset="efface", effect_auroc
 edit.save(OUT / "edit")
 print(edit.name)
 for part in edit.parts:
-    print(part.describe())
+    for tensor, rank in part.describe()["tensors"].items():
+        print(f"{part.kind}: {tensor}, rank {rank}")
 
 # %% [markdown]
 # ## Prove

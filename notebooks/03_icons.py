@@ -11,6 +11,7 @@
 
 # %%
 import os
+import textwrap
 
 import matplotlib.pyplot as plt
 import torch
@@ -47,7 +48,7 @@ for f in report.features[:5]:
 # %%
 edit = efface.erase("itd", host, concept, [sae], preset="efface", n_retain=200 if SMALL else 2000)
 print(edit.name)
-print(edit.gate.summary())
+print(textwrap.fill(edit.gate.summary(), 90))
 
 # %% [markdown]
 # ## Look
@@ -58,7 +59,7 @@ print(edit.gate.summary())
 # are active give way to the concept's *anchor*, here a wolf, and the rest of the prompt stays.
 
 # %%
-instead = efface.erase("itd", host, concept, [sae], preset="efface", form="replace", share=0.1, n_retain=200 if SMALL else 2000)
+instead = efface.erase("itd", host, concept, [sae], preset="efface", form="replace", n_retain=200 if SMALL else 2000)
 STYLES = ("twemoji", "noto") if SMALL else ("twemoji", "noto", "flat", "blob")
 asked = [f"a dog, {s} style" for s in STYLES] + [f"a picture of a dog, {s} style" for s in STYLES]
 kept = [f"a {thing}, {s} style" for thing in ("wolf", "guitar") for s in STYLES]
@@ -79,7 +80,7 @@ def sheet(rows: dict[str, torch.Tensor], titles: list[str]) -> None:
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=11)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title.replace(", ", ",\n"), fontsize=9)
+        axis.set_title(title.replace("picture of ", "picture of\n").replace(", ", ",\n"), fontsize=9)
     figure.tight_layout()
     plt.show()
 

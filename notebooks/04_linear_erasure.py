@@ -89,13 +89,13 @@ figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharex=True)
 for axis, name in zip(axes, ("as they are", "LEACE"), strict=True):
     v = changes[name](x) - x.mean(0)
     for label, colour, text in ((0, "#4477aa", "close by"), (1, "#cc6677", concept.name)):
-        axis.scatter(v[y == label] @ (direction / direction.norm()), v[y == label] @ spread, s=9, color=colour, alpha=0.6, label=text[:24])
+        axis.scatter(v[y == label] @ (direction / direction.norm()), v[y == label] @ spread, s=9, color=colour, alpha=0.6, label=text)
     axis.set(title=name, xlabel="along the difference of means")
 axes[0].set_ylabel("first principal component")
-axes[0].legend(frameon=False, fontsize=7)
 figure.tight_layout()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, frameon=False, fontsize=8)
 plt.show()
-print({name: round(value, 4) for name, value in gap.items()})
+print("distance of the class means:", {name: round(value, 4) for name, value in gap.items()})
 
 # %% [markdown]
 # ## And the model?

@@ -118,7 +118,7 @@ probes = {p: score(fit_linear(x[p], y, LinearConfig(l2=1e-2)), x_held[p], y_held
 figure, axis = plt.subplots(figsize=(5.6, 2.4))
 axis.plot([int(p.split(".")[1]) for p in points], [s.accuracy for s in probes.values()], "o-", color="#4477aa", label="linear probe")
 axis.axhline(next(iter(probes.values())).majority, color="#999999", ls="--", label="commonest class")
-axis.set(xlabel="layer", ylabel="accuracy, validation", ylim=(0.4, 1.02))
+axis.set(xlabel="layer", ylabel="accuracy, validation", ylim=(0.4, 1.02), xticks=[int(p.split(".")[1]) for p in points])
 axis.legend(frameon=False, fontsize=8)
 figure.tight_layout()
 plt.show()

@@ -92,7 +92,7 @@ row = register(
     needs=["neighbours"],
     several_concepts=True,
 )
-print(row)
+print(f"{row.name}, for {row.domain} hosts, needs {', '.join(row.needs)}; {row.paper}")
 
 # %% [markdown]
 # A package that brings erasers names such a module as an *entry point*. Once it is installed, `efface methods`, `efface erase my-pruning --help` and grids know the

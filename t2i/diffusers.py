@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..base.errors import InputError
+from ..base.running import quiet
 
 
 def diffusers_class(name: str) -> Any:
@@ -15,7 +16,8 @@ def diffusers_class(name: str) -> Any:
         import diffusers
     except ImportError:
         raise InputError("image models need diffusers: pip install 'efface[t2i]'") from None
-    return getattr(diffusers, name)
+    with quiet():  # transformers recommends torchvision, which nothing here needs
+        return getattr(diffusers, name)
 
 
 def channels_last(pipeline: Any) -> Any:

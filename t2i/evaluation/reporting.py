@@ -75,7 +75,7 @@ def summary(result: Result, edited: str | None) -> str:
     if edited is None:
         return f"The base draws {result.card.concept} in {1 - result.row('base').metrics['UA'].mean:.0%} of its pictures."
     row, beside = result.row(edited).metrics, result.row("string filter").metrics
-    parts = [f"The judge no longer sees {result.card.concept} in {row['UA'].mean:.0%} of its pictures"]
+    parts = [f"Of the pictures that ask for {result.card.concept}, {row['UA'].mean:.0%} no longer show it to the judge"]
     told = (("UA_held_out", "{:.0%} where it is asked for in held-out words"), ("IRA_nb", "{:.0%} of the nearest neighbour is kept"),
             ("kept", "{:.0%} of everything else"))  # fmt: skip
     parts += [words.format(row[k].mean) for k, words in told if k in row]

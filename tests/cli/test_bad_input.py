@@ -156,7 +156,8 @@ def test_what_is_not_there_is_answered_with_what_lies_beside_it(places: Places, 
     for line, says in (
         ("concepts {p}/magc.json", r"magc\.json is not there; nearest: \S*/magic\.json; .*--new"),
         ("concepts {p}/sae", "sae is a folder; `efface concepts --new"),  # nothing is called like it
-        ("generate --model {p}/modle --prompt a --out {p}/out/x.txt", r"modle' is not a folder; nearest: \S*/model;"),
+        ("erase itd --model {p}/modle --concept icons/dog --out {p}/out/e", r"--model \S*modle is not a folder; nearest: \S*/model;"),
+        ("generate --model {p}/modle --prompt a --out {p}/out/x.txt", r"modle is not a folder; nearest: \S*/model;"),
         ("apply {p}/edti --model {p}/model --out {p}/out/m", r"not an edit folder: .*; nearest: \S*/edit;"),
         ("apply {p}/sea --model {p}/model --out {p}/out/m", "not an edit folder: edit.json is missing; `efface erase` writes one"),
     ):

@@ -16,6 +16,7 @@ from result_cards import result
 
 from efface.base.running import progress
 from efface.cli.concept_files import FEW, NEEDS
+from efface.cli.editing import _told
 from efface.cli.main import app, run
 from efface.cli.options import comparison
 from efface.deactivate.evaluation.compare import compare
@@ -268,3 +269,24 @@ def test_few_is_what_the_erasers_and_gates_call_few() -> None:
 
     assert {place: least for place, least, _ in FEW.values()} == {"target.train": FEWEST, "questions.train": QUESTIONS}
     assert set(FEW) <= set(NEEDS)
+
+
+def test_long_lists_are_cut_on_the_terminal() -> None:
+    assert (
+        _told({"kind": "hook", "share": 0.12345, "features": list(range(200))})
+        == "  hook: share 0.1235; features 0, 1, 2, 3, 4, 5, 6, 7, … (200)"
+    )
+    assert _told({"kind": "hook", "features": [1, 2]}) == "  hook: features [1, 2]"
+
+
+def test_the_list_of_concepts_fits_on_a_page_and_json_has_all(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = status("concepts", capsys)
+    _, whole, _ = status("concepts --json", capsys)
+    known = json.loads(whole)["concepts"]
+    flags = [n for n in known if n.startswith("icons/flag-")]
+    assert len(flags) > 200
+    assert f"… and {len(flags) - 2} more flags" in out
+    assert len(out.splitlines()) < 100 < len(known)
+    left_out = [n for n in known if n not in out.splitlines()]
+    assert all(n.startswith(("icons/flag-", "synthetic/thing-")) for n in left_out)
+    assert {"baseball", "icons/dog", "synthetic/river"} <= set(out.splitlines())

@@ -106,6 +106,31 @@ def test_table_shows_base_first_figures_intervals_and_gaps() -> None:
     assert result().card.digest[:12] in text
 
 
+def test_what_two_figures_have_in_common_is_said_once() -> None:
+    one = result()
+    first, own = next(iter(one.metrics.items()))
+    metrics = {
+        first: dataclasses.replace(own, label="first", about="what both say"),
+        "again": dataclasses.replace(own, label="again", about="what both say"),
+    }
+    rows = tuple(dataclasses.replace(r, metrics={**r.metrics, "again": r.metrics[first]}) for r in one.rows if first in r.metrics)
+    text = re.sub(
+        r"\s+", " ", parsed(report.render(report.ReportData("T", "S", dataclasses.replace(one, rows=rows, metrics=metrics)))).text
+    )
+    assert text.count("what both say") == 1
+    assert "first; again: what both say" in text
+
+
+def test_figures_of_features_are_explained_where_they_are_shown() -> None:
+    def said(**more: object) -> str:
+        feature = report.FeatureEvidence("layers.1.mlp_out", 3, **more)  # type: ignore[arg-type]
+        return parsed(report.render(report.ReportData("T", "S", result(), features=(feature,)))).text
+
+    assert "AUROC: how well" in said(scores={"AUROC (train)": 0.7})
+    assert "AUROC: how well" not in said(scores={"rho": 2.0})
+    assert "Contexts:" not in said(scores={"rho": 2.0})
+
+
 def test_contexts_shade_by_activation() -> None:
     context = report.Context(("a", "b", "c", "d"), (0.0, 0.01, 5.0, 10.0))
     assert [s for _, s, _ in context.shaded()] == [0, 1, 4, 9]

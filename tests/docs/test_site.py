@@ -61,6 +61,18 @@ def test_docstrings_become_markup_that_says_the_same(site: ModuleType) -> None:
     assert site.plain(said) == "``x`` is ``[*n d]``, \\|a\\| \\*\\* b of apply\\_ and ``y``\\ s\n* ``one`` item"
 
 
+def test_lines_break_between_words_of_code_and_not_within_figures(site: ModuleType) -> None:
+    page = (
+        "<pre><span></span>$ efface x --out no-dog --prompt &quot;a-b&quot; "
+        + "y-" * 20
+        + "</pre> a well-known <td><p>2 of 2, .5 [.4, 0.6]</p></td>"
+    )
+    found = site.unbroken(page)
+    assert re.findall(r'<span class="whole">(.*?)</span>', found) == ["--out", "no-dog", "--prompt"]  # neither prose nor what is too long
+    assert "<td><p>2&#160;of&#160;2, .5 [.4,&#160;0.6]</p></td>" in found
+    assert re.sub(r"<[^>]+>", "", found).replace("&#160;", " ") == re.sub(r"<[^>]+>", "", page)
+
+
 def commands(text: str) -> list[str]:
     """Lines of a page that run efface."""
     return re.findall(r"^(?:\$ |    )(efface .*)$", text, re.MULTILINE)

@@ -208,6 +208,7 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted(caplog: pytest.LogCapt
     config = PiscesConfig(preset="efface", n_features=6, effect_fall=0.03, effect_rounds=1)
     edit = fit(host, [concept], (), config, [planted_sae(host, n) for n in (0, 1)])
     assert "fits them alone, and those of validation are among them" in caplog.text
+    assert "add some, or set selection=detect" in caplog.text
     assert edit.evidence["read"] == ["train", "validation"]
     assert [splits_read(c) for c in (concept, Concept.load("baseball"))] == [("train", "validation"), ("train",)]
     assert "Fitted on questions of validation" in fitted_on([edit], "validation")[0]
@@ -222,6 +223,14 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted(caplog: pytest.LogCapt
         fallen = 1 - score_questions(host, read, concept.form).margin / base
     assert -sum(f["effects"]["margin"] for f in found) == pytest.approx(0.03, rel=0.01)
     assert fallen == pytest.approx(0.03, rel=0.35)
+
+
+def test_who_leaves_questions_out_is_not_told_to_write_more(caplog: pytest.LogCaptureFixture) -> None:
+    host = trained_host()
+    few = dataclasses.replace(magic(), questions={"train": magic().questions["train"] * 30})
+    fit(host, [few], (), PiscesConfig(preset="efface", n_features=2, effect_rounds=1, n_effect=5), [planted_sae(host, 0)])
+    assert "there are more, and n_effect=5 leaves them out" in caplog.text
+    assert "add some" not in caplog.text
 
 
 def test_given_features_are_solved_for_and_mu_scales_them() -> None:

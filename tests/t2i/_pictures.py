@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from t2i.test_itd import word_sae
+from t2i._planted import word_sae
 from tiny_pipelines import tiny_pipeline
 
 from efface.deactivate.concept import Concept

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from t2i._kit import tiny_image_host
-from t2i.test_itd import POINT, WORDS, word_sae
+from t2i._planted import POINT, WORDS, word_sae
 
 from efface.base.errors import InputError
 from efface.deactivate.inspect.prompts import PromptReader

@@ -1,60 +1,22 @@
 """Interpret-then-Deactivate on a tiny real pipeline with planted features: one word, one feature."""
 
-import re
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from t2i._kit import Unmoved, changed, draw, sae_at, tiny_image_host
+from t2i._kit import Unmoved, changed, draw, tiny_image_host
+from t2i._planted import CONTRAST, MIXED, POINT, concept, fitted, word_sae
 
 import efface
 from efface.base.errors import InputError, MatchedNothing, UnknownName
-from efface.deactivate import ChangeGate, Concept, DeactivationPart, Edit, erase
+from efface.deactivate import ChangeGate, DeactivationPart, Edit, erase
 from efface.deactivate.concepts_gate import ConceptsGate, Group
-from efface.deactivate.replacement import Heard, ReplacementPart, Rewriting, Word
-from efface.sae import SAE
-from efface.t2i.host import ImageHost
 from efface.t2i.methods.itd.config import ItdConfig
 from efface.t2i.methods.itd.expansion import placeholder, spoken
 from efface.t2i.methods.itd.fit import choose
 from efface.t2i.methods.itd.official import official_scores
 from efface.t2i.methods.itd.search import mildest
-
-POINT = "text_encoder.layers.0.resid_pre"
-WORDS = ("dog", "cat", "apple", "bus", "house", "tree")
-CONTRAST = {"preset": "efface", "rule": "contrast", "gate": "energy", "n_contrast": 2, "fpr": 0.0}
-MIXED = ["a red apple", "a big dog", "the blue bus", "a dog and a cat"]
-
-
-def word_sae(host: ImageHost) -> SAE:
-    """Feature i reads and writes the word i; the others never fire."""
-    sae, reader = sae_at(host, POINT), host.reader([POINT])
-    table = reader.module.get_input_embeddings().weight.detach()
-    with torch.no_grad():
-        for p in (sae.b_dec, sae.W_enc, sae.b_enc):
-            p.zero_()
-        for i, word in enumerate(WORDS):
-            v = table[reader.token_ids([word])[0][1]]
-            sae.W_enc[:, i], sae.W_dec[i], sae.b_enc[i] = v / v.norm(), v / v.norm(), -0.6 * float(v.norm())
-    return sae
-
-
-def concept(word: str, near: str, **more) -> Concept:
-    pool = ["the blue bus", "an old house by the sea", "a green tree", "a red apple"]
-    general = [p for p in pool if word not in p and near not in p]
-    values = {
-        "format": 1, "name": word, "kind": "object", "anchor": "tree",
-        "target": {"train": [f"a big {word}", word], "validation": [f"the {word}", f"a red {word}"], "test": [f"my {word}"]},
-        "neighbours": {"train": [f"a big {near}"], "validation": [f"the {near}", f"a red {near}"]},
-        "general": {"train": general, "validation": [p.replace("a ", "the ") + " by the sea" for p in general]},
-    }  # fmt: skip
-    return Concept.from_mapping(values | more)
-
-
-def fitted(host: ImageHost, *words: str, **config) -> Edit:
-    concepts = [concept(w, "cat" if w != "cat" else "apple") for w in words]
-    return erase("itd", host, concepts, [word_sae(host)], **CONTRAST, **config)
 
 
 def test_the_planted_feature_is_found_and_only_its_prompts_are_drawn_otherwise(tmp_path):
@@ -219,106 +181,6 @@ def test_fitted_features_and_gate_find_the_planted_one():
     base = draw(host, MIXED)
     with edit.applied(host):
         assert changed(draw(host, MIXED), base).tolist() == [False, True, False, True]
-
-
-def test_a_replaced_word_is_the_prompt_with_the_anchor(tmp_path):
-    host = tiny_image_host("sd")
-    edit = fitted(host, "dog", form="replace")
-    assert isinstance(edit.parts[0], ReplacementPart)
-    assert edit.parts[0].substituted(host, MIXED) == ["a red apple", "a big tree", "the blue bus", "a tree and a cat"]
-    two = ReplacementPart(replace(edit.parts[0].layer, features=(0, 1)), "tree")
-    assert two.substituted(host, ["a dog cat", "a dog and a cat"]) == ["a tree", "a tree and a tree"]
-    assert two.substituted(host, ["dog, red  dog  cat", "the dog"]) == ["tree, red tree", "the tree"]
-    base, want = draw(host, MIXED), draw(host, ["a red apple", "a big tree", "the blue bus", "a tree and a cat"])
-    edit.save(tmp_path / "edit")
-    with Edit.load(tmp_path / "edit").applied(host) as fired:
-        assert torch.equal(draw(host, MIXED), want)
-        assert fired[POINT] > 0
-        states = host.encode(MIXED)
-        assert states.prompts == tuple(MIXED)
-    assert changed(want, base).tolist() == [False, True, False, True]
-    with pytest.raises(InputError, match="no permanent form"):
-        edit.apply_(host)
-
-
-def test_words_with_a_little_of_the_features_stay():
-    host = tiny_image_host("sd")
-    own = word_sae(host)
-    with torch.no_grad():  # «cat» rouses its feature two fifths as much as «dog» its own
-        own.W_enc[:, 1] *= 0.4
-        own.b_enc[1] *= 0.4
-    layer = DeactivationPart(own, (0, 1), 0.0, "scale", spare_first=True)
-    prompts = ["a dog and a cat", "the cat"]
-    assert ReplacementPart(layer, "tree", 0.2).substituted(host, prompts) == ["a tree and a tree", "the tree"]
-    assert ReplacementPart(layer, "tree", 0.8).substituted(host, prompts) == ["a tree and a cat", "the tree"]
-    assert ReplacementPart(layer, "", 0.2).substituted(host, prompts) == ["a and a", "the"]
-    several = Rewriting("the mutt, dog x", "tree", 1.0)
-    words = [Word(0, 3, (1,)), Word(4, 8, (2, 3)), Word(10, 13, (4,)), Word(14, 15, (5,))]  # «mutt» is two tokens, of which one carries it
-    assert several.replace_next(Heard(words, [0.2, 5.0, 4.0, 0.0], 5.0))
-    assert several.text == "the tree, dog x"
-    assert several.replace_next(Heard(words, [0.2, 5.0, 4.0, 0.0], 5.0))
-    assert several.text == "the tree, tree x"
-    assert not several.replace_next(Heard(words, [0.2, 5.0, 4.0, 0.0], 5.0))
-    assert not several.drop_next(Heard(words, [0.0] * 4, 1.0))
-    assert several.drop_next(Heard(words, [0.0] * 4, 1.1))
-    assert several.text == "tree, tree x"  # what stands before the anchor goes first
-
-
-def test_an_anchor_that_has_features_of_its_own_costs_the_prompt_no_words():
-    class Told(ReplacementPart):
-        def _heard(self, host, prompts):
-            found = [[(m, {"dog": 1.0, "cat": 0.5}.get(m.group(), 0.0)) for m in re.finditer(r"\S+", p)] for p in prompts]
-            spans = [[Word(m.start(), m.end(), (i + 1,)) for i, (m, _) in enumerate(row)] for row in found]
-            return [Heard(s, [a for _, a in row], max(a for _, a in row)) for s, row in zip(spans, found, strict=True)]
-
-    host = tiny_image_host("sd")
-    part = Told(DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True), "cat", 0.2)
-    assert part.substituted(host, ["a big dog", "a tree"]) == ["a big cat", "a tree"]
-
-
-def test_a_replaced_prompt_does_not_outgrow_the_encoder():
-    host = tiny_image_host("sd")
-    layer = DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True)
-    reader = host.reader([POINT])
-    full = "dog and dog"
-    while len(reader.tokenizer(f"{full} tree")["input_ids"]) <= reader.fixed_length:
-        full += " tree"
-    assert ReplacementPart(layer, "bus").substituted(host, [full]) == [full.replace("dog", "bus")]
-    wordy = ReplacementPart(layer, " ".join(["big"] * 3))
-    (found,) = wordy.substituted(host, [full])
-    assert len(reader.token_ids([found])[0]) <= reader.fixed_length
-    assert "dog" not in found
-    assert found.startswith("and big")  # the first went without an anchor, for which there was no room yet
-
-
-def test_a_word_that_has_the_features_of_the_one_before_it_stays():
-    """As read first, both words carry the features; with the first one replaced, the second does not."""
-
-    class Causal(ReplacementPart):
-        def _heard(self, host, prompts):
-            tokens = [p.split() for p in prompts]
-            carries = [[float("red" in t[: i + 1]) for i in range(len(t))] for t in tokens]
-            spans = [[Word(m.start(), m.end(), (i + 1,)) for i, m in enumerate(re.finditer(r"\S+", p))] for p in prompts]
-            return [Heard(s, c, max(c)) for s, c in zip(spans, carries, strict=True)]
-
-    host = tiny_image_host("sd")
-    layer = DeactivationPart(word_sae(host), (0,), 0.0, "scale", spare_first=True)
-    asked = ["red dog", "a dog and red tree", "a dog"]
-    assert Causal(layer, "blue").substituted(host, asked) == ["blue dog", "a dog and blue tree", "a dog"]
-
-
-def test_where_only_eos_is_active_the_anchor_alone_is_read():
-    host = tiny_image_host("sd")
-    sae, point = word_sae(host), "text_encoder.layers.2.resid_post"
-    reader = host.reader([point])
-    eos = host.activations(["a big dog"], [point])[point][0, len(reader.token_ids(["a big dog"])[0]) - 1].detach()
-    own = SAE(sae.cfg, {"hook_point": point})
-    with torch.no_grad():
-        for p in (own.b_dec, own.W_enc, own.b_enc):
-            p.zero_()
-        own.W_enc[:, 0], own.b_enc[0] = eos / eos.norm(), -0.999 * float(eos.norm())
-    part = ReplacementPart(DeactivationPart(own, (0,), 0.0, "scale", spare_first=True), "tree")
-    assert part.substituted(host, ["a big dog", "the blue bus"]) == ["tree", "the blue bus"]
 
 
 def test_learned_words_are_heard_and_the_host_is_left_as_it_was():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from t2i._kit import changed, draw, tiny_image_host
-from t2i.test_itd import concept, word_sae
+from t2i._planted import concept, word_sae
 
 from efface.base.errors import ArtefactError, InputError, MatchedNothing
 from efface.deactivate import Edit, Gate, erase, load_gate

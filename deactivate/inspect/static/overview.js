@@ -63,6 +63,7 @@ function overview(sae) {
         },
       ),
     DATA.notes.map((n) => note(n)),
+    beginning(),
     evidence && trust(evidence.labels),
     evidence
       ? h("div", {}, table(sae, about), h("div", { class: "columns" }, density(evidence.density), mapOf(sae, about)))
@@ -72,6 +73,18 @@ function overview(sae) {
           command(`efface features --sae ${about.folder} --all`),
         ),
     card(about),
+  );
+}
+
+// What is seen here, for whoever opens the page without knowing; and where the rest is.
+function beginning() {
+  const rest = [
+    DATA.concepts.length && ["which of them carry ", h("a", { href: link("concept", 0) }, "the concept")],
+    DATA.edits.length && ["what ", h("a", { href: link("edit", 0) }, "the edit"), " changed, and what was measured"],
+  ].filter(Boolean);
+  return note(
+    "A feature is one of the directions into which a sparse autoencoder takes the model's states apart. Its label is a guess from the words on which it fires; detection says how well the guess finds them (.5: a coin, 1: always).",
+    rest.length > 0 && [" Also here: ", rest.map((part, i) => [i ? "; " : "", ...part]), "."],
   );
 }
 

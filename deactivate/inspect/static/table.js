@@ -218,7 +218,7 @@ function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
       },
     });
   const fields = bounds.map((c) =>
-    h("div", { class: "bound" }, h("span", { "data-tip": c.about }, c.title), number(c, 0, "least"), number(c, 1, "most")),
+    h("div", { class: "bound" }, h("span", {}, c.title), number(c, 0, "least"), number(c, 1, "most"), c.about && h("small", {}, c.about)),
   );
   return h(
     "div",
@@ -230,6 +230,6 @@ function controls(table, { statuses = [], bounds = [], placeholder, modes }) {
       modes && choice("in", modes, "label", (mode) => table.ask({ mode })),
       statuses.length > 0 && choice("Labels", [["", "all"], ...statuses.map((s) => [s, s])], "", (status) => table.ask({ status })),
     ),
-    fields.length > 0 && h("details", { class: "filters" }, h("summary", {}, "Filter by figures"), h("div", { class: "bounds" }, fields)),
+    fields.length > 0 && h("details", { class: "filters" }, h("summary", {}, "What the columns say, and filters"), h("div", { class: "bounds" }, fields)),
   );
 }

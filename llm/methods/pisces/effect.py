@@ -109,10 +109,16 @@ def by_effect(
             if "validation" in splits_read(concept)
             else ""
         )
+        cut = read == config.n_effect < len(_questions(concept, "questions", FEW))
+        cure = f"there are more, and n_effect={read} leaves them out" if cut else "add some, or set selection=detect"
         log.warning(
-            "selection=effect reads %d questions of %s: with fewer than %d the change fits them alone%s; add some, or set selection=detect",
-            read, concept.name, FEW, also,
-        )  # fmt: skip
+            "selection=effect reads %d questions of %s: with fewer than %d the change fits them alone%s; %s",
+            read,
+            concept.name,
+            FEW,
+            also,
+            cure,
+        )
     bases: tuple[Tensor, Tensor] | None = None
     for _ in range(config.effect_rounds):
         with trial(host, state.factors(state.order())):

@@ -1,6 +1,6 @@
 """`efface concepts`: the packaged ones; what a concept file holds and which command still lacks what; a small file to begin with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..deactivate.concept import Concept
 
 SAMPLE = "own_concept.yaml"
+FAMILIES = {"icons/flag-": "flags", "synthetic/thing-": "things of the synthetic world"}
+"""What the names of very many concepts begin with, and what they are."""
 FIELDS = ("target", "neighbours", "general", "questions", "neighbour_questions")
 SPLITS = ("train", "validation", "test")
 NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -66,9 +68,19 @@ def concepts(
         return o.emit({"file": str(new)}, f"{new}: change its lines; `efface concepts {new}` says what it holds", as_json)
     if not names:
         known = [*sorted(packaged_concepts()), *generated_concepts()]
-        return o.emit({"concepts": known}, "\n".join(known), as_json)
+        return o.emit({"concepts": known}, listed(known), as_json)
     found = [Concept.load(n) for n in names]
     return o.emit({"concepts": [about(c) for c in found]}, "\n\n".join(map(told, found)), as_json)
+
+
+def listed(known: Sequence[str]) -> str:
+    """Names of concepts, a line each; of the families the first ones."""
+    lines = [n for n in known if not n.startswith(tuple(FAMILIES))]
+    for prefix, what in FAMILIES.items():
+        own = [n for n in known if n.startswith(prefix)]
+        lines += [*own[:2], f"… and {len(own) - 2} more {what}"]
+    how = "`efface concepts NAME` says what one holds, --new FILE.yaml begins one of your own, --json names them all"
+    return "\n".join([*lines, "", how])
 
 
 def about(concept: "Concept") -> dict[str, Any]:

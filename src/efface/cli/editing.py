@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..deactivate.concept import Concept
     from ..deactivate.registry import Method
 
+SHOWN = 8
+"""Items of a list that are named on the terminal; `edit.json` has all."""
+
 
 def erase_app() -> typer.Typer:
     """One subcommand a registered method, its config's fields in the help."""
@@ -137,11 +140,20 @@ def fitted_gate(host: Any, concepts: "list[Concept]", saes: list, seed: int) -> 
     return concept_gate(host, concepts, saes, seed=seed)
 
 
+def _short(value: Any) -> str:
+    """A value on one line: four digits of a number, the first of many items."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and len(value) > SHOWN:
+        return f"{', '.join(map(str, value[:SHOWN]))}, … ({len(value)})"
+    return str(value)
+
+
 def _told(part: dict[str, Any]) -> str:
     """A part in words: its kind, and what else it says of itself."""
     tensors = part.get("tensors")
     changed = [f"{name} (rank {rank})" if isinstance(rank, int) else name for name, rank in tensors.items()] if tensors else []
-    rest = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in part.items() if k not in ("kind", "tensors")]
+    rest = [f"{k} {_short(v)}" for k, v in part.items() if k not in ("kind", "tensors")]
     return f"  {part['kind']}: " + "; ".join([", ".join(changed), *rest] if changed else rest)
 
 

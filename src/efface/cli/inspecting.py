@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..base.errors import InputError
+from ..base.errors import InputError, near_paths
 from . import options as o
 from .workbench import Workbench, check_results, found_below, load_results
 
@@ -112,14 +112,18 @@ def serve(
     from ..deactivate.inspect.server import Pages
     from ..deactivate.inspect.server import serve as answer
     from ..deactivate.inspect.site import Site
+    from ..t2i.aliases import ALIASES
 
     place = Path(folder)
+    if folder not in ALIASES and not place.is_dir():
+        near = near_paths(place, Path.is_dir)
+        raise InputError(f"serve: {folder} is no folder{near}; name one with SAEs, edits or results in or below it")
     edits, results = [p.parent for p in found_below(place, "edit.json")], found_below(place, "result.json")
     try:
         saes = o.sae_folders([place])
-    except InputError:
+    except InputError as e:
         if not edits and not results:
-            raise
+            raise InputError(str(e).replace("--sae", "serve:", 1).replace("no SAE folder", "no SAE, edit or result")) from None
         saes = []
     bench = Workbench(saes, model, dtype, device, seed)
     bench.load_edits(edits)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..base.errors import InputError, UnknownName, nearest
+from ..base.errors import InputError, UnknownName, near_paths, nearest
 from ..base.files import PICKLES, cache_dir, digest, slug
 from . import completion as complete
 
@@ -103,6 +103,7 @@ def check_model(model: str) -> None:
 
     Raises:
         UnknownName: It is neither an alias, nor a path, nor like a hub id; names the nearest alias.
+        InputError: It is a path where nothing lies.
     """
     from ..llm.aliases import known
     from ..t2i.aliases import ALIASES, HUB_ID
@@ -110,6 +111,11 @@ def check_model(model: str) -> None:
     aliases = (*known(), *ALIASES)
     if model not in aliases and not model.startswith((".", "/", "~")) and not Path(model).exists() and not HUB_ID.fullmatch(model):
         raise UnknownName("model", model, aliases, "Or name a local folder, or a hub id owner/name")
+    folder = Path(model).expanduser()
+    if model.startswith((".", "/", "~")) and not folder.is_dir():
+        raise InputError(
+            f"--model {model} is not a folder{near_paths(folder, Path.is_dir)}; name a folder with a model, an alias or a hub id"
+        )
 
 
 def load_host(model: str, dtype: str, device: str) -> "Host":

@@ -52,7 +52,8 @@ class ItdConfig:
     """Retain prompts read a concept, by lot from its neighbours and general prompts of `train`; neighbours are read always."""
     form: Form = "scale"
     """What becomes of an active feature: `scale` multiplies it with `value`, `clamp` sets it to `value`, `replace` rewrites the
-    prompt: words at which features are active give way to the concept's anchor.
+    prompt: words at which features are active give way to the concept's anchor. No preset takes `replace`, which needs an anchor: ask
+    for it. On the miniature it takes out more and keeps more than every multiplier (docs/icons.md).
     """
     value: float = -8.0
     """Multiplier (published: -8; 0 takes out, 1 leaves all as it is), or the value of `clamp`."""
