@@ -35,7 +35,22 @@ def edit_values(edit: "Edit", folder: Path | str) -> dict[str, Any]:
         "gate": gate_values(edit.gate) if edit.gate is not None else None,
         "cards": [flat(c) for c in edit.cards],
         "undo": _undo(edit, str(folder)),
+        "measure": _measure(edit, str(folder)),
     }
+
+
+def _measure(edit: "Edit", folder: str) -> str:
+    """The command that measures the edit; a concept that is not packaged is a file that the reader has."""
+    from ..concept import Concept, generated_concepts, packaged_concepts
+
+    known, asked = {*packaged_concepts(), *generated_concepts()}, []
+    for name, row in zip(edit.concept_names, edit.concepts, strict=True):
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        maybe = (n for n in (plain, f"icons/{plain}", f"icons/style-{plain.removesuffix('-style')}") if n in known)
+        own = row["digest"] if isinstance(row, Mapping) else row.digest
+        asked.append(next((n for n in maybe if Concept.load(n).digest == own), "FILE.yaml"))
+    words = " ".join(f"--concept {n}" for n in asked or ["FILE.yaml"])
+    return f"efface eval --model {edit.host.get('name') or 'M'} --edit {folder} {words} --out OUT"
 
 
 def _part(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What pages are made of: rows, features, maps, edits, results, prompts as plain values; one file that asks for nothing."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ from evidence_kit import POINT, dense
 from site_kit import D_SAE, EVIL, TEXTS, make_site
 
 from efface.base.errors import ArtefactError, InputError, MatchedNothing, UnknownName
-from efface.deactivate.inspect.edits import delta_norm
+from efface.deactivate.concept import Concept
+from efface.deactivate.inspect.edits import delta_norm, edit_values
 from efface.deactivate.inspect.maps import feature_map, label_groups
 from efface.deactivate.inspect.moved import moved_features
 from efface.deactivate.inspect.page import json_text, render_page, write_page
@@ -254,3 +256,11 @@ def test_a_page_is_named_html_and_shows_something(made, tmp_path: Path) -> None:
         Site("nothing")
     assert list(tmp_path.iterdir()) == []
     assert len(COLUMNS) == len(row_values(made[0].saes[0].store.row(0)))
+
+
+def test_the_command_that_measures_an_edit_names_a_concept_that_there_is(made) -> None:
+    edit = made[0].edits[0][0]
+    assert edit.concept_names == ["magic"]
+    assert "--concept FILE.yaml --out" in edit_values(edit, "e")["measure"]  # of a file that this package has not
+    named = dataclasses.replace(edit, concepts=[Concept.load("icons/dog"), {"name": "Dog", "digest": "0" * 64}])
+    assert "--edit e --concept icons/dog --concept FILE.yaml --out" in edit_values(named, "e")["measure"]

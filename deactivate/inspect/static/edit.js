@@ -34,7 +34,7 @@ page(/^edit\/(\d+)$/, (n) => {
       : section(
           "Before and after",
           note("No result of this edit is in this set. Measure it, then add --result OUT:"),
-          command(`efface eval --model ${edit.host.name || "M"} --edit ${edit.folder} --concept ${edit.concepts[0] || "C"} --out OUT`),
+          command(edit.measure),
         ),
     attacks.length ? attacks.map((r) => evaluated(r, "Attacks tried")) : section("Attacks tried", note("None is in this set.")),
     others > 0 && note(`${others === 1 ? "One result" : others + " results"} of the same concept, measured with other edits, ${others === 1 ? "stands" : "stand"} under Compare.`),
