@@ -45,7 +45,7 @@ HEAD = """# Erasers of language models, one table
 
 Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
 
-Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts, of three or more with a t-interval over them; of two the means stand alone, and each concept has a table with its own intervals over items, as a single one has.
+Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts all of whose cells were run, of three or more with a t-interval over them; of two the means stand alone. Two or three concepts have a table each, with intervals over items, as a single one has.
 Rows of random controls and of gold are means of three draws, or seeds, with a t-interval over them in the table of a concept. Seconds are wall time, on a machine that may have had other work: [what was found](benchmarks.md) says what they are worth.
 Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
 """
@@ -62,12 +62,13 @@ def page(points: list[Point]) -> str:
         concepts = list(dict.fromkeys(str(p.at["concept"]) for p in own))
         picture = figure_of(model).name
         parts.append(f"## {title}\n\nCells that were run: {'; '.join(f'{c} {run_of(own, c)}' for c in concepts)}.\n")
+        meant = whole(own)
         for columns in (QUALITY, COST):
-            parts.append(markdown(summarise(own, "eraser", list(columns)), used(own, columns), "eraser"))
+            parts.append(markdown(summarise(meant, "eraser", list(columns)), used(meant, columns), "eraser"))
         parts.append(f"![means over concepts]({picture})\n")
         parts.append("HM-local by concept:\n\n" + by_concept(own, concepts))
         run = [c for c in concepts if any(p.status == "done" for p in own if p.at["concept"] == c)]
-        for concept in run if len(run) == 2 else ():
+        for concept in run if 1 < len(run) < 4 else ():
             alone = [p for p in own if p.at["concept"] == concept]
             parts.append(f"### {concept}\n")
             parts.append(markdown(summarise(alone, "eraser", list(QUALITY)), used(alone, QUALITY), "eraser"))
@@ -81,6 +82,12 @@ def laid_over(new: list[Point], kept: list[Point]) -> list[Point]:
     """The new cells; where one was not run, what is kept of it."""
     before = {tuple(sorted(p.at.items())): p for p in kept if p.status in ("done", "old")}
     return [p if p.status in ("done", "old", "failed") else before.get(tuple(sorted(p.at.items())), p) for p in new]
+
+
+def whole(points: list[Point]) -> list[Point]:
+    """Those of concepts of which all cells were run: means over others would be of other concepts in every row. Where there is none, all."""
+    lacking = {p.at["concept"] for p in points if p.status not in ("done", "old")}
+    return [p for p in points if p.at["concept"] not in lacking] or points
 
 
 def run_of(points: list[Point], concept: str) -> str:
@@ -129,7 +136,7 @@ def write(points: list[Point]) -> None:
     write_text(PAGE, page(points))
     columns = {c: QUALITY[c] for c in SHOWN}
     for model, title in GROUPS.items():
-        if own := [p for p in grouped(points, model) if p.status == "done"]:
+        if own := [p for p in whole(grouped(points, model)) if p.status == "done"]:
             lines = summarise(own, "eraser", list(columns))
             plot = drawn(lines, used(own, columns), f"{title}: means over concepts.", lambda name: CONTROLS.get(name, "edited"))
             write_bytes(figure_of(model), image_bytes(plot))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,21 @@ def test_cells_that_a_folder_has_not_run_stay_as_they_were() -> None:
         Point(at[3], {}, "missing", {}),
     ]
     assert made.laid_over(new, kept) == [kept[0], new[1], new[2], new[3]]
+
+
+def test_means_are_of_concepts_that_every_eraser_was_run_on() -> None:
+    made = make_tables()
+    figures = {"elm": {"dogs": 0.2, "baseball": 0.4}, "rmu": {"dogs": 0.3, "baseball": 0.5, "astronomy": 0.9}}
+    points = [
+        Point({"concept": c, "eraser": e}, {"model": "smollm2"}, "done" if c in figures[e] else "missing", {"hm local": figures[e].get(c)})
+        for c in ("dogs", "baseball", "astronomy")
+        for e in figures
+    ]
+    page = made.page(points)
+    assert re.findall(r"^\| rmu \| (\S+) \| 2 of 2", page, re.MULTILINE) == ["0.40"]
+    assert "astronomy 1 of 2 (not elm)" in page
+    assert re.findall(r"^\| rmu \| (\S+) \| 1 of 1", page, re.MULTILINE) == ["0.30", "0.50", "0.90"]
+    assert made.whole([p for p in points if p.at["concept"] == "astronomy"])  # none is whole: all that there are
 
 
 def test_the_page_in_the_documents_is_what_the_results_say() -> None:
