@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..base.errors import InputError, MatchedNothing, UnknownName
+from ..base.errors import HookPointNotFound, InputError, MatchedNothing, UnknownName
 from ..base.files import digest
 from .parts import Part, Portability, Rewrite, tensor_digest
 
@@ -170,6 +170,20 @@ def feature_acts(sae: "SAE", x: Float[Tensor, "n d"], features: tuple[int, ...])
     """Activations of some features, `x` brought to the SAE's device and dtype."""
     weight = sae.W_dec
     return sae.encode_features(x.to(weight.device, weight.dtype), features)
+
+
+def width_at(host: "Host", sae: "SAE", point: str) -> int:
+    """The width of the place that an SAE reads.
+
+    Raises:
+        HookPointNotFound: There is none; says which model the SAE is of.
+    """
+    try:
+        return host.resolve(point).d
+    except HookPointNotFound:
+        of = sae.card.get("model", "an unnamed model")
+        hint = f"Is the SAE one of another model than {host.name}?"
+        raise HookPointNotFound(f"hook point of the SAE of {of} (--sae)", point, host.hook_points(), hint) from None
 
 
 def sae_hook_point(sae: "SAE") -> str:

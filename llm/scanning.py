@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..base.errors import InputError, MatchedNothing, NumericsError
 from ..base.running import progress
+from ..deactivate.layer import width_at
 
 if TYPE_CHECKING:
     from ..sae import SAE
@@ -48,7 +49,7 @@ def check_saes(host: "Host", saes: Sequence["SAE"], *, other_model: bool = False
     found: dict[str, SAE] = {}
     for sae in saes:
         point = hook_point_of(sae)
-        d = host.resolve(point).d
+        d = width_at(host, sae, point)
         if d != sae.cfg.d_in:
             raise InputError(f"SAE at {point}: d_in is {sae.cfg.d_in}, but {host.name} has width {d} there")
         trained_on = sae.card.get("model_digest")

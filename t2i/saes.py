@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..base.errors import InputError
-from ..deactivate.layer import sae_hook_point
+from ..deactivate.layer import sae_hook_point, width_at
 from ..llm.parameters import parameter_digest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_sae(host: "ImageHost", sae: "SAE") -> None:
         InputError: Another width, or another text encoder or denoiser by its digest.
     """
     point = sae_hook_point(sae)
-    d = host.resolve(point).d
+    d = width_at(host, sae, point)
     if d != sae.cfg.d_in:
         raise InputError(f"SAE at {point}: d_in is {sae.cfg.d_in}, but {host.name} has width {d} there")
     trained_on = sae.card.get("model_digest")

@@ -174,7 +174,11 @@ def test_saes_of_another_model_or_place(places: Places, capsys: pytest.CaptureFi
     refused(line % ("wide", "sae"), "d_in is 32, but .* has width 64", places, capsys)
     host = tiny_host()
     for name, changes, says in [
-        ("deep", {"hook_point": "layers.7.mlp_out"}, r"unknown hook point 'layers\.7\.mlp_out'.*layers\.\d"),
+        (
+            "deep",
+            {"hook_point": "layers.7.mlp_out"},
+            r"unknown hook point of the SAE of \S+ \(--sae\) 'layers\.7\.mlp_out'.*layers\.\d.*another model than",
+        ),
         ("hidden", {"hook_point": "layers.1.mlp_hidden"}, "d_in is 32, but .* has width 64"),
         ("nowhere", {"hook_point": None}, "names no hook point"),
     ]:
