@@ -61,6 +61,10 @@ class ErasureCell:
     """Tokens read of each."""
     questions: int = 0
     """Questions asked of the concept, and of its neighbours, at most, drawn by lot; 0: all."""
+    written: int = 0
+    """Texts of the concept whose beginnings each state continues by itself (suite)."""
+    reader: str = ""
+    """Model that reads them; empty: the unedited host."""
     relearn: tuple[str, ...] = ()
     """Fine-tuning attacks of the suite: full, lora."""
     decoys: bool = True

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .metrics import Measured
     from .suite import SuiteConfig
 
-SHOWN = ("efficacy", "efficacy_unseen", "specificity", "coherence", "hm_local")
+SHOWN = ("efficacy", "efficacy_unseen", "specificity", "coherence", "hm_local", "ppl_written", "distinct_written")
 """Metrics that stand in the figures with their intervals."""
 _BASES: "dict[tuple[Any, ...], Measured]" = {}
 
@@ -96,7 +96,7 @@ def _suite(cell: ErasureCell, by_features: bool) -> "SuiteConfig":
     return from_mapping(
         SuiteConfig,
         {"texts": cell.texts, "max_tokens": cell.max_tokens, "continuations": 0, "draws": cell.draws, "controls": (control,),
-         "relearn": cell.relearn, "seed": cell.seed},
+         "relearn": cell.relearn, "seed": cell.seed, "written": cell.written, "reader": cell.reader},
         where="suite",
     )  # fmt: skip
 
@@ -185,7 +185,7 @@ def _base(host: "Host", asked: "Concept", split: str, suite: "SuiteConfig") -> "
     """The unedited host; measured once for the cells that ask it the same."""
     from .suite import unedited
 
-    key = (host.digest, asked.digest, split, suite.texts, suite.max_tokens, suite.continuations, suite.seed)
+    key = (host.digest, asked.digest, split, suite.texts, suite.max_tokens, suite.continuations, suite.written, suite.reader, suite.seed)
     if key not in _BASES:
         _BASES[key] = unedited(host, asked, split, suite)
     return _BASES[key]

@@ -12,6 +12,7 @@ from ...deactivate.evaluation import Metric, Value
 from ...deactivate.evaluation.statistics import Numbers, harmonic_mean, hierarchical_bootstrap, wilson
 from .scoring import Scores
 from .texts import TextFigures
+from .writing import Written
 
 DRAWS = 1000
 
@@ -24,6 +25,8 @@ class Measured:
     neighbours: Scores | None
     texts: dict[str, TextFigures]
     """`neutral`, `concept`, `continuation`."""
+    written: Written | None = None
+    """What it writes about the concept."""
 
 
 METRICS: dict[str, Metric] = {
@@ -56,6 +59,15 @@ METRICS: dict[str, Metric] = {
     "bpb_neutral": Metric("bits/byte, neutral", "lower"),
     "bpb_concept": Metric("bits/byte, concept", "higher"),
     "bpb_continuation": Metric("bits/byte, continuations", "lower"),
+    "ppl_written": Metric(
+        "perplexity of what it writes",
+        "lower",
+        2,
+        about="Where texts of the concept begin, what this state writes, read by the unedited model or another (reverse perplexity).",
+    ),
+    "distinct_written": Metric(
+        "distinct trigrams, written", "higher", about="Of what it writes there, the share of trigrams that are not repeated."
+    ),
     "relearn_full": Metric("accuracy relearnt, full", "lower", about="Accuracy after fine-tuning all weights on concept paragraphs."),
     "relearn_lora": Metric("accuracy relearnt, LoRA", "lower", about="The same with LoRA."),
 }
@@ -134,9 +146,18 @@ def figures(edited: Measured, base: Measured) -> dict[str, Value]:
         **({"neighbours_margin": margin_value(n), "neighbours_accuracy": accuracy_value(n)} if n else {}),
         **{f"bpb_{name}": Value(f.bits_per_byte, n=len(f.nll), unit="texts") for name, f in edited.texts.items()},
         **({"ppl_neutral": Value(edited.texts["neutral"].perplexity)} if "neutral" in edited.texts else {}),
+        **(_of_written(edited.written) if edited.written and edited.written.nll else {}),
         **_relative(edited, base),
     }
     return {k: v for k, v in out.items() if v is not None}
+
+
+def _of_written(written: Written) -> dict[str, Value | None]:
+    nll, tokens = np.array(written.nll), np.array(written.tokens)
+    return {
+        "ppl_written": resampled(lambda i: float(np.exp(nll[i[0]].sum() / tokens[i[0]].sum())), [len(nll)]),
+        "distinct_written": hierarchical_bootstrap([written.distinct], DRAWS),
+    }
 
 
 def _parts(scores: Scores) -> dict[str, Scores]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -21,7 +22,9 @@ from .controls import RandomFeatures, random_directions, string_filter
 from .metrics import METRICS, Measured, figures
 from .relearn import RelearnConfig, RelearnCurve, relearn
 from .scoring import JUDGE, TEMPLATES, Scores, score_questions
+from .suite_config import SuiteConfig
 from .texts import continuation_texts, text_figures
+from .writing import beginnings, read, write
 
 if TYPE_CHECKING:
     from ...deactivate.concept import Concept
@@ -34,31 +37,6 @@ Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
-class SuiteConfig:
-    """How much of everything the suite reads."""
-
-    texts: int = 100
-    """Neutral and concept texts, at most."""
-    max_tokens: int = 128
-    """Tokens read of each."""
-    continuations: int = 16
-    """Continuations written by the base and scored on both; 0: none."""
-    draws: int = 3
-    """Draws of each random control; claims about them want at least 10. 0: no random control."""
-    controls: tuple[Literal["random features", "random directions"], ...] = ("random features", "random directions")
-    """Random controls to draw."""
-    relearn: tuple[Literal["full", "lora"], ...] = ()
-    """Fine-tuning attacks to run on the base and on the edited host."""
-    seed: int = 0
-    """Of option order, choice of texts, random controls."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("texts", 1), ("max_tokens", 2), ("continuations", 0), ("draws", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"suite: {name} must be at least {least}, {getattr(self, name)} found")
-
-
-@dataclass(frozen=True)
 class _Ground:
     """Texts and questions of one evaluation, the same for every row."""
 
@@ -66,6 +44,8 @@ class _Ground:
     split: Split
     config: SuiteConfig
     texts: dict[str, list[str]]
+    beginnings: tuple[str, ...] = ()
+    reader: "Host | None" = None
 
     def measure(self, host: "Host") -> Measured:
         """The host as it stands."""
@@ -73,7 +53,14 @@ class _Ground:
         target = score_questions(host, c.require("questions", self.split), c.form, concept=c, seed=seed)
         near = c.neighbour_questions.get(self.split, ())
         neighbours = score_questions(host, near, c.form, concept=c, seed=seed) if near else None
-        return Measured(target, neighbours, {n: text_figures(host, t, self.config.max_tokens) for n, t in self.texts.items()})
+        texts = {n: text_figures(host, t, self.config.max_tokens) for n, t in self.texts.items()}
+        return Measured(target, neighbours, texts, write(host, self.beginnings, seed) if self.beginnings else None)
+
+    def read(self, host: "Host", measured: Measured) -> Measured:
+        """The same with what the reader (the host as it stands now) makes of what was written."""
+        if measured.written is None or measured.written.nll:
+            return measured
+        return replace(measured, written=read(self.reader or host, measured.written))
 
 
 def evaluate(
@@ -105,7 +92,7 @@ def evaluate(
     ground = _ground(host, concept, split, config)
     looks = count_look(cache_dir() / "looks", concept.digest, split)
     card = _card(host, ground, looks)
-    base = base or ground.measure(host)
+    base = ground.read(host, base or ground.measure(host))
     run = _Run(host, ground, base, edits, relearn_config or RelearnConfig())
     run.add("base", "base", lambda: nullcontext(), note="identity: the host unedited")
     label = " + ".join(dict.fromkeys(e.eraser for e in edits))
@@ -129,7 +116,8 @@ def unedited(host: "Host", concept: "Concept", split: str, config: SuiteConfig) 
         InputError: The concept has no questions in the split.
         UnknownName: An unknown split.
     """
-    return _ground(host, concept, split, config).measure(host)
+    ground = _ground(host, concept, split, config)
+    return ground.read(host, ground.measure(host))
 
 
 def applied(host: "Host", edits: "Sequence[Edit]") -> ExitStack:
@@ -148,13 +136,28 @@ def _ground(host: "Host", concept: "Concept", split: str, config: SuiteConfig) -
     pools = {"neutral": neutral, "concept": pool_texts(concept, "target", split, config.texts, config.seed)}
     if config.continuations and neutral:
         pools["continuation"] = continuation_texts(host, neutral[: config.continuations])
-    return _Ground(concept, cast(Split, split), config, {k: v for k, v in pools.items() if v})
+    starts = beginnings(host, concept, split, config.written, config.seed) if config.written else ()
+    if config.written and not starts:
+        raise InputError(f"suite: written={config.written}, but {concept.name!r} has no texts in target.{split} to begin with")
+    reader = _reader(config.reader, str(host.device)) if config.reader else None
+    return _Ground(concept, cast(Split, split), config, {k: v for k, v in pools.items() if v}, starts, reader)
+
+
+@lru_cache(maxsize=1)
+def _reader(model: str, device: str) -> "Host":
+    """Kept for the next evaluation of a grid."""
+    from ..models import load_model
+
+    return load_model(model, device=device)
 
 
 def _card(host: "Host", ground: _Ground, looks: int) -> ProtocolCard:
     concept, config = ground.concept, ground.config
     asked = {"concept": concept.digest, "templates": TEMPLATES, "texts": ground.texts}
-    extra = {k: v for k, v in asdict(config).items() if k not in ("seed", "relearn", "draws", "controls")}
+    if ground.beginnings:
+        asked["beginnings"] = [*ground.beginnings, ground.reader.digest if ground.reader else ""]
+    left_out = ("seed", "relearn", "draws", "controls", *(() if config.written else ("written", "reader")))
+    extra = {k: v for k, v in asdict(config).items() if k not in left_out}
     return ProtocolCard(
         suite="language", host=host.name, host_digest=host.digest, concept=concept.name, prompts_digest=digest(asked),
         judge="log-probability of the options", judge_digest=digest(JUDGE), split=ground.split,
@@ -171,7 +174,7 @@ class _Run:
         self.rows: list[Row] = []
         self.measured: dict[str, list[Measured]] = {}
         digests, unseen = [e.digest for e in edits], _count_unseen(base.target)
-        self.extra: dict[str, Any] = {"edits": digests, "items": {}, "relearn": {}, "absent": [], "unseen": unseen}
+        self.extra: dict[str, Any] = {"edits": digests, "items": {}, "relearn": {}, "written": {}, "absent": [], "unseen": unseen}
 
     def add(
         self,
@@ -185,6 +188,7 @@ class _Run:
         with state():
             now = self.base if kind == "base" else self.ground.measure(self.host)
             curves = [relearn(self.host, self.ground.concept, m, self.attack, self.ground.split) for m in self.ground.config.relearn]
+        now = self.ground.read(self.host, now)
         values = figures(now, self.base)
         values |= {f"relearn_{c.mode}": Value(c.accuracy[-1], n=c.n_items, unit="items") for c in curves}
         self._keep(name, [now], curves)
@@ -192,6 +196,7 @@ class _Run:
 
     def control(self, name: str, draws: list[Measured], note: str = "") -> None:
         """A control row: the mean over draws, with a t-interval over them where there are two or more."""
+        draws = [self.ground.read(self.host, d) for d in draws]
         each = [figures(d, self.base) for d in draws]
         shared = [k for k in each[0] if all(k in e for e in each)]
         values = {k: t_interval([e[k].mean for e in each], unit="draws") if len(each) > 1 else each[0][k] for k in shared}
@@ -205,6 +210,8 @@ class _Run:
             "credit": [[i.credit for i in d.target.items] for d in draws],
             "neighbours_margin": [d.neighbours.margins for d in draws if d.neighbours],
         }
+        if written := [asdict(d.written) for d in draws if d.written]:
+            self.extra["written"][name] = written
         if curves:
             self.extra["relearn"][name] = [c.to_dict() for c in curves]
 
