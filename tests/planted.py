@@ -53,6 +53,11 @@ def magic(**changes: object) -> Concept:
     return Concept.from_mapping(magic_values(**changes))
 
 
+def concept_ids(host: Host) -> list[int]:
+    """First token of each of the concept's tokens."""
+    return [host.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in magic().tokens]
+
+
 def magic_values(**changes: object) -> dict[str, object]:
     """What stands in its file."""
     values: dict[str, object] = {
