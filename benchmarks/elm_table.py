@@ -101,7 +101,9 @@ def main() -> None:
     pair = compared(by.get("elm", []), by.get("rmu", []))
     print("ELM less RMU, nats a token:", pair)
     if given.json:
-        kept = [{k: c[k] for k in ("concept", "eraser", "figures")} | {"rows": c["rows"]} for c in found]
+        shown = ("margin", "ppl_written", "distinct_written")
+        rows = [{n: {m: v for m, v in r.items() if m in shown} for n, r in c["rows"].items()} for c in found]
+        kept = [{k: c[k] for k in ("concept", "eraser", "figures")} | {"rows": r} for c, r in zip(found, rows, strict=True)]
         write_json(given.json, {"cells": kept, "ELM less RMU, nats a token": pair})
 
 
