@@ -202,7 +202,9 @@ def test_every_tier_is_made_of_cells_at_equal_budgets(tier: Path) -> None:
         told, _, trials, attacks = parsed(cell.inputs)
         assert len(trials) == (0 if told.row in UNFITTED else told.budget), cell.axes
         assert attacks
-    assert not [c for c in grid.cells() if c.axes["eraser"] == "gold" and c.axes["concept"] != "synthetic/river"]
+        assert bool(told.gold) == told.concept.startswith("synthetic/"), cell.axes
+        assert {g.rpartition("-")[0].removeprefix("synthetic-without-") for g in told.gold} <= {told.concept.removeprefix("synthetic/")}
+    assert not [c for c in grid.cells() if c.axes["eraser"] == "gold" and not str(c.axes["concept"]).startswith("synthetic/")]
 
 
 @pytest.mark.parametrize(
