@@ -212,7 +212,8 @@ def test_an_edit_by_effect_lowers_the_margin_as_predicted(caplog: pytest.LogCapt
     assert edit.evidence["read"] == ["train", "validation"]
     assert [splits_read(c) for c in (concept, Concept.load("baseball"))] == [("train", "validation"), ("train",)]
     assert "Fitted on questions of validation" in fitted_on([edit], "validation")[0]
-    assert not fitted_on([edit], "test") and not fitted_on([edit], "train")
+    assert not fitted_on([edit], "test")
+    assert not fitted_on([edit], "train")
     assert (edit.evidence["concepts"][0]["tau"], edit.evidence["concepts"][0]["rows"]) == (None, None)
     found = edit.evidence["concepts"][0]["features"]  # type: ignore[index]
     assert {f["source"] for f in found} == {"effect"}
