@@ -45,7 +45,7 @@ HEAD = """# Erasers of language models, one table
 
 Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
 
-Every method may look at `validation` four times and is measured on `test`; settings and attacks stand in the grid. Means over concepts all of whose cells were run, of three or more with a t-interval over them; of two the means stand alone. Two or three concepts have a table each, with intervals over items, as a single one has.
+Every method may look at `validation` four times and is measured on `test`; on SmolLM2 a training has about 90 s; settings and attacks stand in the grid. Means over concepts all of whose cells were run, of three or more with a t-interval over them; of two the means stand alone. Two or three concepts have a table each, with intervals over items, as a single one has.
 Rows of random controls and of gold are means of three draws, or seeds, with a t-interval over them in the table of a concept. Seconds are wall time, on a machine that may have had other work: [what was found](benchmarks.md) says what they are worth.
 Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
 """
