@@ -13,8 +13,6 @@ from typing import Any
 from efface.base.files import read_json, write_json
 from efface.deactivate.evaluation.statistics import hierarchical_bootstrap, paired_bootstrap
 
-GOALS = ("margin lost", "unseen margin lost", "neighbours lost", "perplexity", "accuracy before", "accuracy")
-
 
 def cells(folder: Path) -> list[dict[str, Any]]:
     """Finished cells: their figures, and the rows and texts of their results."""
@@ -76,7 +74,7 @@ def read_line(concept: str, of: dict[str, dict[str, Any]]) -> str:
     parts = [f"| {concept}"]
     for name in ("base", *of):
         cell = of.get(name) or next(iter(of.values()))
-        row = cell["rows"][name if name != "base" else "base"]
+        row = cell["rows"][name]
         p, d = row.get("ppl_written"), row.get("distinct_written")
         parts.append("–" if p is None else f"{p['mean']:.1f} [{p['low']:.1f}, {p['high']:.1f}], {d['mean']:.2f}")
     return " | ".join(parts) + " |"

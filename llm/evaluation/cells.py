@@ -12,6 +12,7 @@ best on `validation` is taken (`trials.choose`); and `attacks`, a mapping of att
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,7 @@ def _base(host: "Host", asked: "Concept", split: str, suite: "SuiteConfig") -> "
     """The unedited host; measured once for the cells that ask it the same."""
     from .suite import unedited
 
-    key = (host.digest, asked.digest, split, suite.texts, suite.max_tokens, suite.continuations, suite.written, suite.reader, suite.seed)
+    key = (host.digest, asked.digest, split, replace(suite, draws=0, controls=(), relearn=()))  # but for what is done to edits
     if key not in _BASES:
         _BASES[key] = unedited(host, asked, split, suite)
     return _BASES[key]

@@ -1,4 +1,4 @@
-"""Settings of the suite. Torch-free: the command line builds its help from them."""
+"""Settings of the suite."""
 
 from dataclasses import dataclass
 from typing import Literal
