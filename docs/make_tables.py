@@ -1,7 +1,8 @@
-"""Writes docs/llm_erasers.md and its figures from the figures of `efface bench benchmarks/llm_erasers.yaml`.
+"""Writes docs/llm_erasers.md and its figures from the figures of `efface bench benchmarks/llm_erasers.yaml` and `llm_erasers_gemma.yaml`.
 
-python docs/make_tables.py DIR     # what the grid left in DIR, kept as benchmarks/results/llm_erasers.json; cells that DIR has not run stay there
-python docs/make_tables.py         # from that file
+python docs/make_tables.py DIR     # what a grid left in DIR, kept as benchmarks/results/llm_erasers.json (Gemma's: llm_erasers_gemma.json);
+                                   # cells that DIR has not run stay there
+python docs/make_tables.py         # from these files
 """
 
 import sys
@@ -14,6 +15,7 @@ from efface.deactivate.evaluation.summary import Point, collect, drawn, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks/results/llm_erasers.json", ROOT / "docs/llm_erasers.md"
+GEMMA = "gemma3-270m"
 CONTROLS: dict[str, Kind] = {
     "identity": "base", **dict.fromkeys(("string filter", "random features", "random directions", "gold"), "control"),
 }  # fmt: skip
@@ -39,13 +41,15 @@ COST = {
     "stored bytes": Metric("stored", "lower", 2, MB, "MB", "the edit's folder, gate included"),
     "seconds": Metric("seconds of a cell", "neither", 0, about="measuring and attacking included"),
 }
-GROUPS = {"smollm2": "Packaged concepts, SmolLM2-135M", "synthetic": "Domains of the synthetic world"}
+GROUPS = {
+    "smollm2": "Packaged concepts, SmolLM2-135M", GEMMA: "The winners again, Gemma 3 270M", "synthetic": "Domains of the synthetic world",
+}  # fmt: skip
 SHOWN = ("efficacy", "specificity", "hm local", "union-ASR", "relearning area")
 HEAD = """# Erasers of language models, one table
 
-Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` made.
+Written by `python docs/make_tables.py` from `benchmarks/results/llm_erasers.json` and `llm_erasers_gemma.json`, which `efface bench benchmarks/llm_erasers.yaml --out DIR` and `llm_erasers_gemma.yaml` made.
 
-Every method may look at `validation` four times and is measured on `test`; on SmolLM2 a training has about 90 s; settings and attacks stand in the grid. Means over concepts all of whose cells were run, of three or more with a t-interval over them; of two the means stand alone. Two or three concepts have a table each, with intervals over items, as a single one has.
+Every method may look at `validation` four times and is measured on `test`; on SmolLM2 a training has about 90 s; settings and attacks stand in the grid. Means over concepts all of whose cells were run, of three or more with a t-interval over them; of two the means stand alone. Two or three concepts have a table each, with intervals over items, as a single one has. A t-interval over concepts is not cut at 0 and 1.
 Rows of random controls and of gold are means of three draws, or seeds, with a t-interval over them in the table of a concept. Seconds are wall time, on a machine that may have had other work: [what was found](benchmarks.md) says what they are worth.
 Attacks run at small budgets: their rates are lower bounds; a union of many tries at questions of four options brings some up by chance, which the column of decoys shows. A gate and a string filter stand in front of the model: whoever may train takes them away, so they have no figure for relearning, and a filter none for attacks.
 """
@@ -109,6 +113,27 @@ def grouped(points: list[Point], model: str) -> list[Point]:
     return [p for p in points if p.inputs.get("model", model_of(p)) == model]
 
 
+def kept_in(points: list[Point]) -> tuple[Path, list[Point]]:
+    """Where the cells of a grid are kept, and they, each with its host's name where that is Gemma's: cells that were not run have none.
+
+    Gemma's have the concepts and erasers of SmolLM2's, so they lie apart.
+    """
+    if not any(p.inputs.get("model") == GEMMA for p in points):
+        return RESULTS, points
+    named = [Point(p.at, {**p.inputs, "model": GEMMA}, p.status, p.figures, p.error) for p in points]
+    return of_gemma(), named
+
+
+def of_gemma() -> Path:
+    """Where Gemma's cells are kept."""
+    return RESULTS.with_name(f"{RESULTS.stem}_gemma.json")
+
+
+def stored() -> list[Point]:
+    """All cells that are kept."""
+    return [p for path in (RESULTS, of_gemma()) if path.is_file() for p in read_points(path)]
+
+
 def model_of(point: Point) -> str:
     """The host of a cell that was not run."""
     return "synthetic" if str(point.at["concept"]).startswith("synthetic/") else "smollm2"
@@ -142,8 +167,13 @@ def write(points: list[Point]) -> None:
             write_bytes(figure_of(model), image_bytes(plot))
 
 
+def main(folder: Path | None) -> None:
+    """Keeps what a grid left in the folder; writes the page."""
+    if folder:
+        path, points = kept_in(collect(folder, ("model", "split", "budget")))
+        write_json(path, [p.to_json() for p in laid_over(points, read_points(path) if path.is_file() else [])])
+    write(stored())
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        kept = read_points(RESULTS) if RESULTS.is_file() else []
-        write_json(RESULTS, [p.to_json() for p in laid_over(collect(Path(sys.argv[1]), ("model", "split", "budget")), kept)])
-    write(read_points(RESULTS))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from efface.base.errors import InputError
+from efface.base.files import write_json
 from efface.cli.main import run
 from efface.deactivate.concept import Concept
 from efface.deactivate.evaluation.grid import Grid
@@ -172,6 +173,31 @@ def test_cells_that_a_folder_has_not_run_stay_as_they_were() -> None:
     assert made.laid_over(new, kept) == [kept[0], new[1], new[2], new[3]]
 
 
+def test_gemma_s_cells_are_kept_apart_from_those_of_the_same_concepts(tmp_path, monkeypatch) -> None:
+    made = make_tables()
+    monkeypatch.setattr(made, "RESULTS", tmp_path / "all.json")
+    monkeypatch.setattr(made, "PAGE", tmp_path / "page.md")
+    for n, model in enumerate(("smollm2", made.GEMMA), 1):
+        folder = tmp_path / model
+        for eraser, status in (("rmu", "done"), ("pisces", "missing")):
+            at = {"concept": "dogs", "eraser": eraser}
+            cells = [*json.loads((folder / "table.json").read_text())["cells"]] if (folder / "table.json").is_file() else []
+            figures = {"hm local": n / 10} if status == "done" else {}
+            write_json(folder / "table.json", {"cells": [*cells, {**at, "key": eraser, "status": status, "figures": figures, "error": ""}]})
+            if status == "done":
+                write_json(folder / "cells" / eraser / "cell.json", {"inputs": {**at, "model": model}})
+        made.main(folder)
+    assert [(p.inputs.get("model"), p.at["eraser"], p.status) for p in made.stored()] == [
+        ("smollm2", "rmu", "done"), (None, "pisces", "missing"), (made.GEMMA, "rmu", "done"), (made.GEMMA, "pisces", "missing"),
+    ]  # fmt: skip
+    page = made.PAGE.read_text(encoding="utf-8")
+    own = dict(zip(made.GROUPS, page.split("\n## ")[1:], strict=True))
+    assert "| rmu | 0.10 | 1 of 1 |" in own["smollm2"]
+    assert "| rmu | 0.20 | 1 of 1 |" in own[made.GEMMA]
+    assert all("dogs 1 of 2 (not pisces)" in own[model] for model in ("smollm2", made.GEMMA))
+    assert "Not run yet." in own["synthetic"]
+
+
 def test_means_are_of_concepts_that_every_eraser_was_run_on() -> None:
     made = make_tables()
     figures = {"elm": {"dogs": 0.2, "baseball": 0.4}, "rmu": {"dogs": 0.3, "baseball": 0.5, "astronomy": 0.9}}
@@ -191,7 +217,7 @@ def test_the_page_in_the_documents_is_what_the_results_say() -> None:
     made = make_tables()
     assert made.RESULTS.is_file() == made.PAGE.is_file()  # the page is there as soon as the standard tier has been run
     if made.RESULTS.is_file():
-        page = made.page(made.read_points(made.RESULTS))
+        page = made.page(made.stored())
         assert made.PAGE.read_text(encoding="utf-8") == page, "run: python docs/make_tables.py"
 
 

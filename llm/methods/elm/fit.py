@@ -108,11 +108,14 @@ class ElmTask:
         plain = self.frozen([self.forget[n].ids for n in numbers])
         led = [self.frozen.behind(*zip(*(self.prefixed[n][k] for n in numbers), strict=True)) for k in (0, 1)] if c.guided else [plain] * 2
         dtype = torch.float32 if c.preset == "efface" else torch.float64  # the code's; a target without a far tail needs none
+        # one product for all texts: at one to three positions a text, reading the unembedding is what it costs
+        taken = [h[-len(own) :][places.start : places.stop] for read in (plain, *led) for h, own, places in zip(read, plain, at, strict=True)]
+        logits = self.host.head(torch.cat(taken)).split([len(h) for h in taken])
+        bases, experts, novices = (logits[k * len(at) : (k + 1) * len(at)] for k in range(3))
         found = []
-        for places, *read in zip(at, plain, *led, strict=True):
-            n, taken = len(read[0]), slice(places.start, places.stop)
-            base, expert, novice = (self.host.head(h[-n:][taken]) for h in read)
-            scores = guided_scores(base, expert, novice, eta_ramp(n, c.eta, c.eta_start)[taken], c.temperature, c.action, dtype)
+        for places, own, base, expert, novice in zip(at, plain, bases, experts, novices, strict=True):
+            eta = eta_ramp(len(own), c.eta, c.eta_start)[places.start : places.stop]
+            scores = guided_scores(base, expert, novice, eta, c.temperature, c.action, dtype)
             found.append(target(base, scores, c.top_k, c.topk_mode))
         return found
 
