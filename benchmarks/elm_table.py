@@ -2,7 +2,7 @@
 
     python benchmarks/elm_table.py DIR [--json benchmarks/results/elm.json]
 
-Prints the tables of docs/benchmarks.md. Fluency is compared text by text, where both wrote something: difference of the reader's mean
+Prints the tables of docs/benchmarks.md, those of what is written where it was read. Fluency is compared text by text, where both wrote something: difference of the reader's mean
 negative log-likelihood a token, over the concepts' texts with the concept as the unit.
 """
 
@@ -22,7 +22,7 @@ def cells(folder: Path) -> list[dict[str, Any]]:
         if cell.get("status") != "done":
             continue
         inputs, result = cell["inputs"], read_json(path.parent / "work" / "result.json")
-        written = {n: w[0] for n, w in result["extra"]["written"].items()}
+        written = {n: w[0] for n, w in result["extra"].get("written", {}).items()}
         rows = {r["name"]: r["metrics"] for r in result["rows"]}
         found.append(
             {"concept": inputs["concept"], "eraser": inputs["eraser"], "figures": cell["figures"], "rows": rows, "written": written}
@@ -39,8 +39,8 @@ def spoken(written: dict[str, Any]) -> dict[int, float]:
 def compared(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Mean of one's less the other's, paired by concept and beginning."""
     left, right = [], []
-    for a in one:
-        for b in (b for b in other if b["concept"] == a["concept"]):
+    for a in (a for a in one if a["written"]):
+        for b in (b for b in other if b["written"] and b["concept"] == a["concept"]):
             x, y = spoken(a["written"][a["eraser"]]), spoken(b["written"][b["eraser"]])
             both = sorted(x.keys() & y.keys())
             left.append([x[n] for n in both])
@@ -69,12 +69,12 @@ def line(cell: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def read_line(concept: str, of: dict[str, dict[str, Any]]) -> str:
-    """A row of the table of what is written."""
+def read_line(concept: str, of: dict[str, dict[str, Any] | None]) -> str:
+    """A row of the table of what is written: of the base, and of each eraser's cell, «–» where there is none."""
     parts = [f"| {concept}"]
-    for name in ("base", *of):
-        cell = of.get(name) or next(iter(of.values()))
-        row = cell["rows"][name]
+    base = next(c for c in of.values() if c)
+    for name, cell in (("base", base), *of.items()):
+        row = cell["rows"][name] if cell else {}
         p, d = row.get("ppl_written"), row.get("distinct_written")
         parts.append("–" if p is None else f"{p['mean']:.1f} [{p['low']:.1f}, {p['high']:.1f}], {d['mean']:.2f}")
     return " | ".join(parts) + " |"
@@ -92,10 +92,10 @@ def main() -> None:
         print("\n".join(line(c) for c in own))
         mean = hierarchical_bootstrap([[c["figures"]["margin lost"]] for c in own])
         print(f"mean of the margins lost {mean.mean:.2f}, n {len(own)}")
-    print("\nperplexity of what is written, distinct trigrams: base,", ", ".join(by))
-    for concept in dict.fromkeys(c["concept"] for c in found):
-        of = {e: c for e, own in by.items() for c in own if c["concept"] == concept}
-        print(read_line(concept, of))
+    if told := [c for c in found if c["written"]]:
+        print("\nperplexity of what is written, distinct trigrams: base,", ", ".join(by))
+        for concept in dict.fromkeys(c["concept"] for c in told):
+            print(read_line(concept, {e: next((c for c in own if c["concept"] == concept), None) for e, own in by.items()}))
     pair = compared(by.get("elm", []), by.get("rmu", []))
     print("ELM less RMU, nats a token:", pair)
     if given.json:

@@ -109,7 +109,9 @@ class ElmTask:
         led = [self.frozen.behind(*zip(*(self.prefixed[n][k] for n in numbers), strict=True)) for k in (0, 1)] if c.guided else [plain] * 2
         dtype = torch.float32 if c.preset == "efface" else torch.float64  # the code's; a target without a far tail needs none
         # one product for all texts: at one to three positions a text, reading the unembedding is what it costs
-        taken = [h[-len(own) :][places.start : places.stop] for read in (plain, *led) for h, own, places in zip(read, plain, at, strict=True)]
+        taken = [
+            h[-len(own) :][places.start : places.stop] for read in (plain, *led) for h, own, places in zip(read, plain, at, strict=True)
+        ]
         logits = self.host.head(torch.cat(taken)).split([len(h) for h in taken])
         bases, experts, novices = (logits[k * len(at) : (k + 1) * len(at)] for k in range(3))
         found = []
