@@ -3,7 +3,7 @@
     python benchmarks/looks.py elm aviation --set preset=efface length=24 --look eta=3.0 --look eta=0.0 --factors 0.7 1 1.4
 
 Trains once a `--look`; prints fall of the margin / share of the neighbours' margin kept / coherence = their harmonic mean at each factor,
-as a cell of `efface bench` takes them (`llm.evaluation.trials`), and the seconds of the fit.
+as a cell of `efface bench` takes them (`llm.evaluation.trials`), the accuracy on the concept's questions, and the seconds of the fit.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from efface.base.files import write_json
 from efface.deactivate.concept import Concept
 from efface.deactivate.erasing import erase
 from efface.llm.evaluation.cell_inputs import fewer
+from efface.llm.evaluation.scoring import score_questions
 from efface.llm.evaluation.trials import Looking, multiplied
 from efface.llm.evaluation.validation import Validation
 from efface.llm.models import load_model
@@ -52,10 +53,13 @@ def main() -> None:
         seconds, seen = time.perf_counter() - begun, {}
         for factor in o.factors:
             with multiplied(edit, factor).applied(host):
-                z = judge.seen()
-            seen[f"{factor:g}"] = {"fall": z.fall, "kept": z.kept, "coherence": z.coherence, "objective": z.objective}
+                z, right = judge.seen(), score_questions(host, judge.questions, judge.form).accuracy
+            seen[f"{factor:g}"] = {"fall": z.fall, "kept": z.kept, "coherence": z.coherence, "objective": z.objective, "accuracy": right}
         found.append({"settings": own, "seconds": seconds, "seen": seen})
-        shown = "  ".join(f"{f}: {s['fall']:.2f} / {s['kept']:.2f} / {s['coherence']:.3f} = {s['objective']:.2f}" for f, s in seen.items())
+        shown = "  ".join(
+            f"{f}: {s['fall']:.2f} / {s['kept']:.2f} / {s['coherence']:.3f} = {s['objective']:.2f}, right {s['accuracy']:.2f}"
+            for f, s in seen.items()
+        )
         print(f"\n{json.dumps(settings(look))}, fit {seconds:.0f} s | {shown}", flush=True)
     if o.json:
         write_json(o.json, {"eraser": o.eraser, "concept": o.concept, "model": o.model, "looks": found})

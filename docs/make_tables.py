@@ -22,6 +22,9 @@ CONTROLS: dict[str, Kind] = {
 MB = 1e-6
 QUALITY = {
     "efficacy": Metric("efficacy", "higher", 2, about="fall of the concept's margin over its base, clipped to [0, 1]"),
+    "accuracy": Metric(
+        "accuracy", "lower", 2, about="share of the questions whose right option still comes first; an edit may take the margin and leave the order",
+    ),
     "specificity": Metric("specificity", "higher", 2, about="share of the neighbours' margin kept, clipped to [0, 1]"),
     "coherence": Metric("coherence", "higher", 3, about="base bits per byte over edited, neutral text"),
     "hm local": Metric("HM-local", "higher", 2, about="harmonic mean of the three; never to be set beside published HM figures"),

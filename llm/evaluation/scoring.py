@@ -91,7 +91,7 @@ class Scores:
 
     @property
     def clipped(self) -> float:
-        """Accuracy, not below chance: what efficacy is computed of."""
+        """Accuracy, not below chance: what lies below it is no forgetting. Efficacy is of margins (`metrics.fall`)."""
         return max(self.accuracy, self.chance)
 
     @property
