@@ -46,6 +46,8 @@ def main() -> None:
     torch.set_num_threads(o.threads)
     host, concept, found = load_model(o.model), Concept.load(o.concept), []
     judge = Validation(host, fewer(concept, o.questions, 0), Looking(o.texts, 64), o.questions)
+    base = score_questions(host, judge.questions, judge.form).accuracy
+    print(f"base: right {base:.2f}", flush=True)
     for look in o.look or [[]]:
         own = {**settings(o.set), **settings(look)}
         begun = time.perf_counter()
@@ -62,7 +64,7 @@ def main() -> None:
         )
         print(f"\n{json.dumps(settings(look))}, fit {seconds:.0f} s | {shown}", flush=True)
     if o.json:
-        write_json(o.json, {"eraser": o.eraser, "concept": o.concept, "model": o.model, "looks": found})
+        write_json(o.json, {"eraser": o.eraser, "concept": o.concept, "model": o.model, "base accuracy": base, "looks": found})
 
 
 if __name__ == "__main__":
