@@ -25,9 +25,12 @@ from efface.llm.evaluation.validation import Validation
 from efface.llm.models import load_model
 
 
-def settings(given: list[str]) -> dict[str, Any]:
-    """name=value, values as YAML has them."""
-    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in given)}
+def setting(text: str) -> tuple[str, Any]:
+    """name=value, the value as YAML has it."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name=value")
+    return name, yaml.safe_load(value)
 
 
 def main() -> None:
@@ -35,8 +38,8 @@ def main() -> None:
     args.add_argument("eraser")
     args.add_argument("concept")
     args.add_argument("--model", default="smollm2")
-    args.add_argument("--set", nargs="+", default=[], help="settings of all looks")
-    args.add_argument("--look", nargs="+", action="append", default=[], help="settings of one look")
+    args.add_argument("--set", type=setting, nargs="+", default=[], help="settings of all looks")
+    args.add_argument("--look", type=setting, nargs="+", action="append", default=[], help="settings of one look")
     args.add_argument("--factors", type=float, nargs="+", default=[0.7, 1.0, 1.4])
     args.add_argument("--questions", type=int, default=64)
     args.add_argument("--texts", type=int, default=24)
@@ -49,7 +52,7 @@ def main() -> None:
     base = score_questions(host, judge.questions, judge.form).accuracy
     print(f"base: right {base:.2f}", flush=True)
     for look in o.look or [[]]:
-        own = {**settings(o.set), **settings(look)}
+        own = dict([*o.set, *look])
         begun = time.perf_counter()
         edit = erase(o.eraser, host, [concept], (), seed=0, **own)
         seconds, seen = time.perf_counter() - begun, {}
@@ -62,7 +65,7 @@ def main() -> None:
             f"{f}: {s['fall']:.2f} / {s['kept']:.2f} / {s['coherence']:.3f} = {s['objective']:.2f}, right {s['accuracy']:.2f}"
             for f, s in seen.items()
         )
-        print(f"\n{json.dumps(settings(look))}, fit {seconds:.0f} s | {shown}", flush=True)
+        print(f"\n{json.dumps(dict(look))}, fit {seconds:.0f} s | {shown}", flush=True)
     if o.json:
         write_json(o.json, {"eraser": o.eraser, "concept": o.concept, "model": o.model, "base accuracy": base, "looks": found})
 

@@ -1,7 +1,8 @@
 """Every public name stands in the documents, as its docstring says it now."""
 
-import importlib.util
 from pathlib import Path
+
+from scripts import script
 
 import efface.deactivate
 import efface.sae
@@ -10,11 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_of_public_names_is_what_the_code_says() -> None:
-    spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
-    assert spec
-    assert spec.loader
-    make_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_api)
+    make_api = script(ROOT / "docs" / "make_api.py")
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert page == make_api.page(), "run: python docs/make_api.py"
     for module in (efface.sae, efface.deactivate):

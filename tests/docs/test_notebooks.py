@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import importlib
-import importlib.util
 import io
 import json
 import sys
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import script
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
@@ -22,12 +22,7 @@ pytest.importorskip("jupytext")
 @cache
 def maker() -> ModuleType:
     """docs/make_notebooks.py."""
-    spec = importlib.util.spec_from_file_location("make_notebooks", ROOT / "docs" / "make_notebooks.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs" / "make_notebooks.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)

@@ -1,6 +1,5 @@
 """The README: its Python example, run as it stands on a tiny host; the commands it names; its table and its figures."""
 
-import importlib.util
 import re
 import shlex
 import sys
@@ -10,6 +9,7 @@ from types import ModuleType
 import pytest
 import typer
 from planted import magic, planted_sae
+from scripts import script
 from tiny import tiny_host
 
 import efface.llm
@@ -78,12 +78,7 @@ def test_every_option_of_a_command_on_a_page_exists(page: str) -> None:
 def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/make_readme.py."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    spec = importlib.util.spec_from_file_location("make_readme", README.parent / "docs" / "make_readme.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(README.parent / "docs" / "make_readme.py")
 
 
 def test_the_table_of_erasers_is_the_registry(maker: ModuleType) -> None:

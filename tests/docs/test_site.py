@@ -1,7 +1,6 @@
 """The site: its made pages say what the registry says, its commands parse, its pages load nothing from elsewhere."""
 
 import dataclasses
-import importlib.util
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import script
 
 from efface.base.config import from_mapping, parse_assignments
 from efface.base.errors import UnknownName
@@ -31,12 +31,7 @@ def site() -> Iterator[ModuleType]:
     """docs/make_site.py."""
     before = list(sys.path)
     sys.path.insert(0, str(DOCS))
-    spec = importlib.util.spec_from_file_location("make_site", DOCS / "make_site.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield script(DOCS / "make_site.py")
     sys.path[:] = before
 
 

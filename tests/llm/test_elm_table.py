@@ -1,11 +1,11 @@
 """The tables of ELM's goals: made of cells' figures, and of what was written, text by text."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import script
 
 from efface.base.files import write_json
 
@@ -13,12 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def elm_table() -> Any:
-    spec = importlib.util.spec_from_file_location("elm_table", ROOT / "benchmarks/elm_table.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "benchmarks/elm_table.py")
 
 
 def value(mean: float, spread: float = 0.5) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """The table of erasers: its smoke tier, run on the synthetic model as `efface bench` runs it."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import script
 
 from efface.base.errors import InputError
 from efface.base.files import write_json
@@ -135,12 +135,7 @@ def test_fits_are_shared_and_nothing_is_run_twice(table, monkeypatch) -> None:
 
 
 def make_tables() -> Any:
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs/make_tables.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs/make_tables.py")
 
 
 @pytest.mark.slow

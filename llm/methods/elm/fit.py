@@ -106,14 +106,14 @@ class ElmTask:
             seeds = [random.Random(f"noise/{self.seed}/{i}/{n}").getrandbits(63) for n in numbers]
             return [random_target(len(p), size, torch.Generator().manual_seed(s)) for p, s in zip(at, seeds, strict=True)]
         plain = self.frozen([self.forget[n].ids for n in numbers])
-        led = [self.frozen.behind(*zip(*(self.prefixed[n][k] for n in numbers), strict=True)) for k in (0, 1)] if c.guided else [plain] * 2
+        led = [self.frozen.behind(*zip(*(self.prefixed[n][k] for n in numbers), strict=True)) for k in (0, 1)] if c.guided else []
         dtype = torch.float32 if c.preset == "efface" else torch.float64  # the code's; a target without a far tail needs none
         # one product for all texts: at one to three positions a text, reading the unembedding is what it costs
         taken = [
             h[-len(own) :][places.start : places.stop] for read in (plain, *led) for h, own, places in zip(read, plain, at, strict=True)
         ]
         logits = self.host.head(torch.cat(taken)).split([len(h) for h in taken])
-        bases, experts, novices = (logits[k * len(at) : (k + 1) * len(at)] for k in range(3))
+        bases, experts, novices = (logits[k * len(at) : (k + 1) * len(at)] for k in (range(3) if led else (0, 0, 0)))
         found = []
         for places, own, base, expert, novice in zip(at, plain, bases, experts, novices, strict=True):
             eta = eta_ramp(len(own), c.eta, c.eta_start)[places.start : places.stop]
